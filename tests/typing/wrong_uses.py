@@ -72,6 +72,11 @@ def builders() -> None:
     print(tokenwire.no_such_name)  # wrong
 
 
+def clients() -> None:
+    tokenwire.Client(base_url="https://example.com")  # wrong
+    tokenwire.AsyncClient(api_key="tw_1")  # wrong
+
+
 def errors(error: tokenwire.InvalidAnswer) -> None:
     print(error.finish_reason)  # wrong
     number: int = error.text  # wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from ..connect.channel import (
     ChannelOptions,
@@ -23,6 +23,7 @@ from ..wire.requests import (
     conversation_fields,
     request_and_type,
 )
+from ..wire.spelling import CLIENT_HINTS, refuse_unknown
 from ..wire.styles import to_messages
 from .chat_methods import AsyncChatMethods
 from .transport import AsyncTransport
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from .tool_run import AsyncToolRun
 
 T = TypeVar("T")
+
+_ARGUMENTS = ("key", "max_retries", "options", "resumable", "target", "tls")
+"""Of the client, to suggest them for names of other clients and for misspelled ones."""
 
 
 class AsyncClient(AsyncChatMethods):
@@ -74,6 +78,8 @@ class AsyncClient(AsyncChatMethods):
     `cancel`, `delete` and `usage_records` are not retried.
 
     Raises:
+        TypeError: an argument is unknown or of the wrong type. For the name that another client has, such as
+            `base_url`, the error names the argument to use.
         ValueError: `max_retries` is negative, the target is a URL, the key is malformed, or a TLS file is
             missing or invalid.
     """
@@ -87,7 +93,9 @@ class AsyncClient(AsyncChatMethods):
         resumable: bool = False,
         max_retries: int = MAX_RETRIES,
         options: ChannelOptions = (),
+        **others: Never,
     ) -> None:
+        refuse_unknown(others, _ARGUMENTS, hints=CLIENT_HINTS)
         retries = check_max_retries(max_retries)
         connection = connection_to(target, key=key, tls=tls, options=options)
         super().__init__(AsyncTransport(connection, retries), retries, is_resumable=resumable)

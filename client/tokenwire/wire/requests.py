@@ -28,7 +28,7 @@ from ..messages import MessageLike, ModelDump
 from ..structured.answer_type import AnswerType, answer_type_of
 from .generation import GenerationFields, add_generation
 from .mappings import message_of
-from .spelling import unknown_name
+from .spelling import refuse_unknown
 from .styles import to_messages, to_response_format, to_tool, to_tool_choice
 
 LINGER_S = 30.0
@@ -172,9 +172,7 @@ def check_names(fields: Mapping[str, object]) -> None:
     Raises:
         TypeError: a keyword is unknown. The error suggests the right one.
     """
-    names = RequestFields.__optional_keys__
-    if unknown := fields.keys() - names:
-        raise TypeError("; ".join(unknown_name(name, names, _OPTIONS) for name in sorted(unknown)))
+    refuse_unknown(fields, RequestFields.__optional_keys__, _OPTIONS)
 
 
 def conversation_fields(model: str, fields: RequestFields) -> RequestFields:

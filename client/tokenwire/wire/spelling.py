@@ -1,4 +1,4 @@
-"""Names of other APIs for the fields of a request, and the nearest name for a misspelled one."""
+"""Names of other APIs for fields and arguments, and the nearest name for a misspelled one."""
 
 from __future__ import annotations
 
@@ -49,10 +49,66 @@ HINTS: Mapping[str, str] = {
         )
     },
 }
-"""The replacement for a name of another API."""
+"""The replacement for a name of another API, in a request."""
+
+_TARGET = 'use target, such as target="host:50051"'
+
+CLIENT_HINTS: Mapping[str, str] = {
+    "address": _TARGET,
+    "api_base": _TARGET,
+    "api_key": "use key",
+    "auth_token": "use key",
+    "base_url": _TARGET,
+    "credentials": "use tls, and key",
+    "endpoint": _TARGET,
+    "host": _TARGET,
+    "secure": "use tls",
+    "ssl": "use tls",
+    "timeout": "give it to each call, such as chat",
+    "token": "use key",
+    "url": _TARGET,
+    "verify": "use tls",
+}
+"""The replacement for an argument of another client."""
+
+USAGE_HINTS: Mapping[str, str] = {
+    "after": "use since",
+    "before": "use until",
+    "end": "use until",
+    "end_time": "use until",
+    "finish_reason": "use outcomes",
+    "group_by": "use usage_summary",
+    "key": "use key_prefix",
+    "limit": "stop reading after as many records",
+    "metadata": "use labels",
+    "start": "use since",
+    "start_time": "use since",
+    "state": "use outcomes",
+    "status": "use outcomes",
+    "tags": "use labels",
+}
+"""The replacement for a filter of another API, and of the protocol."""
 
 
-def unknown_name(name: str, names: Iterable[str], options: Iterable[str] = ()) -> str:
+def refuse_unknown(
+    given: Iterable[str],
+    names: Iterable[str],
+    options: Iterable[str] = (),
+    *,
+    hints: Mapping[str, str] = HINTS,
+) -> None:
+    """Raise TypeError if a given name is not among the names. See `unknown_name`."""
+    names = frozenset(names)
+    if unknown := sorted(set(given) - names):
+        raise TypeError("; ".join(unknown_name(name, names, options, hints) for name in unknown))
+
+
+def unknown_name(
+    name: str,
+    names: Iterable[str],
+    options: Iterable[str] = (),
+    hints: Mapping[str, str] = HINTS,
+) -> str:
     """Return the error text for an unknown name, with the right name if that is known.
 
     `options` are arguments that some methods have. They are suggested, but not listed.
@@ -60,7 +116,7 @@ def unknown_name(name: str, names: Iterable[str], options: Iterable[str] = ()) -
     from difflib import get_close_matches  # not needed by most programs
 
     known = sorted(names)
-    hint = HINTS.get(name)
+    hint = hints.get(name)
     if hint is None and name in options:
         hint = "this method does not have this argument"
     if hint is None and (nearest := get_close_matches(name, [*known, *options], n=1)):

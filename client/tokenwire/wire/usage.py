@@ -27,11 +27,15 @@ from tokenwire.v1.usage_pb2 import (
 )
 
 from .._checks import check_int, check_labels, check_list, check_type
+from .spelling import USAGE_HINTS, refuse_unknown
 
 _ValueT = TypeVar("_ValueT", bound=int)
 
 PAGE_SIZE = 1000
 """Default number of records in a page: the most that a server sends."""
+
+_OPTIONS = ("label_key", "page_size", "timeout")
+"""Arguments of the clients' methods that are not filters, to suggest them for misspelled names."""
 
 CountSource = Literal["provider", "tokenizer", "estimate", ""]
 UsageGroupName = Literal["day", "model", "label", "key"]
@@ -202,11 +206,10 @@ def usage_filter(**fields: Unpack[UsageFields]) -> UsageFilter:
     """Return the filter for the keyword arguments.
 
     Raises:
-        TypeError, ValueError: the arguments are not a valid filter.
+        TypeError, ValueError: the arguments are not a valid filter. For an unknown name, the error suggests
+            the right one.
     """
-    unknown = fields.keys() - UsageFields.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"usage cannot be filtered by {', '.join(sorted(unknown))}")
+    refuse_unknown(fields, UsageFields.__optional_keys__, _OPTIONS, hints=USAGE_HINTS)
     return UsageFilter(
         start_time=_timestamp(fields.get("since"), "since"),
         end_time=_timestamp(fields.get("until"), "until"),

@@ -1,3 +1,4 @@
+import inspect
 import re
 
 import pytest
@@ -6,7 +7,8 @@ import tokenwire
 from tokenwire.v1 import chat_pb2 as pb
 from tokenwire.wire.generation import GenerationFields
 from tokenwire.wire.requests import RequestFields, build_request
-from tokenwire.wire.spelling import HINTS
+from tokenwire.wire.spelling import CLIENT_HINTS, HINTS, USAGE_HINTS
+from tokenwire.wire.usage import UsageFields
 
 EVERY_FIELD = {
     "max_output_tokens": 100,
@@ -220,8 +222,27 @@ def test_all_unknown_keywords_are_listed():
         build_request("m", "Hi", topp=1, stop="x")
 
 
+@pytest.mark.parametrize("kind", [tokenwire.AsyncClient, tokenwire.Client])
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("base_url", "use target, such as"),
+        ("api_key", "use key"),
+        ("timeout", "give it to each call"),
+        ("retries", "did you mean max_retries?"),
+        ("zzz", "the names are key, max_retries, options, resumable, target, tls"),
+    ],
+)
+def test_an_unknown_argument_of_a_client_names_the_right_one(kind, name, right):
+    with pytest.raises(TypeError, match=f"^unknown name '{name}': {right}") as refused:
+        kind(**{name: "secret"})
+    assert "secret" not in str(refused.value)
+
+
 def test_hints_are_for_names_that_are_not_ours():
     assert not HINTS.keys() & RequestFields.__optional_keys__
+    assert not USAGE_HINTS.keys() & UsageFields.__optional_keys__
+    assert not CLIENT_HINTS.keys() & inspect.signature(tokenwire.Client).parameters.keys()
     for client in (tokenwire.AsyncClient(), tokenwire.Client()):
         for call in (client.chat_stream, client.chat, client.count_tokens):
             if client.__class__ is tokenwire.Client or call == client.chat_stream:

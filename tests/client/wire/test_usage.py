@@ -239,7 +239,11 @@ async def test_usage_calls_are_the_same_in_a_thread(server):
         ({"since": datetime(2026, 7, 1)}, ValueError, "time zone"),  # noqa: DTZ001
         ({"outcomes": ["done"]}, ValueError, "among open, finished"),
         ({"outcomes": "unspecified"}, ValueError, "among"),
-        ({"modles": ["m"]}, TypeError, "cannot be filtered by modles"),
+        ({"modles": ["m"]}, TypeError, "'modles': did you mean models?"),
+        ({"start_time": SINCE}, TypeError, "'start_time': use since"),
+        ({"key": "tw_1"}, TypeError, "'key': use key_prefix"),
+        ({"label_key": "team"}, TypeError, "this method does not have this argument"),
+        ({"tenant": "a"}, TypeError, "the names are key_prefix, labels, models, outcomes, since"),
         ({"page_size": 0}, ValueError, "at least 1"),
         ({"page_size": 2**31}, ValueError, "range"),
     ],
