@@ -1,6 +1,7 @@
 """`continue_from` at a scripted server: what it sends, and when it sends nothing."""
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 
@@ -68,6 +69,44 @@ async def test_a_continuation_that_is_cut_off_too_goes_on_in_the_same_message(se
         [tokenwire.user("Count."), tokenwire.assistant(written)]
         for written in ("Zero, One,", "Zero, One, two,")
     ]
+
+
+@dataclass
+class Weather:
+    city: str
+    degrees: int
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+async def test_the_class_of_an_answer_is_that_of_the_whole_answer(server, client, resumable):
+    server.script = fails(BROKEN, started(), text(2, '{"city": "Rio '))
+    stream = client.chat_stream("m", "Hi", response_format=Weather, resumable=resumable)
+    await read_until_it_breaks(stream)
+    server.script = fails(BROKEN, started(), text(2, " "), text(3, 'de", "deg'))
+    rest = await client.continue_from(stream)
+    async with rest:
+        with pytest.raises(tokenwire.UpstreamBroken):
+            await rest.final()
+        assert rest.partial == {"city": "Rio de"}
+        with pytest.raises(tokenwire.IncompleteStream):
+            _ = rest.result
+    refused = fails(status(Code.UNAVAILABLE, "OVERLOADED"))
+    answered = plays(started(), text(2, 'rees": 3'), text(3, "1}"), finished(4))
+    scripts = iter([refused, answered])
+
+    async def play(request, context):
+        await next(scripts)(request, context)
+
+    server.script = play
+    async with await client.continue_from(rest) as last:
+        assert last.partial == {"city": "Rio de"}
+        answer = await last.final()
+        assert last.partial == {"city": "Rio de", "degrees": 31}
+    assert len(last.retries) == 1
+    assert answer.text == 'rees": 31}'
+    assert answer.parsed == last.result == Weather("Rio de", 31)
+    sent = [request.HasField("response_format") for request in server.requests]
+    assert sent == [True, False, False, False], "the format describes the whole answer"
 
 
 async def test_an_answer_that_is_still_generated_is_not_continued(server, client):

@@ -225,6 +225,8 @@ async def broken_off(client: tokenwire.AsyncClient, stream: tokenwire.AsyncChatS
     try:
         async with await client.continue_from(stream) as rest:
             print(rest.text_before, (await rest.final()).text)
+        typed = client.chat_stream("m", "Hi", response_format=Weather)
+        assert_type(await client.continue_from(typed), tokenwire.AsyncChatStream[Weather])
     except tokenwire.CannotContinue as error:
         print(error)
 

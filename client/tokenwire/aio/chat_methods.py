@@ -10,11 +10,13 @@ from tokenwire.v1.chat_pb2 import (
     ResumeStreamRequest,
 )
 
+from .._checks import check_type
 from ..connect.channel import (
     LOOKUP_TIMEOUT_S,
 )
 from ..messages import MessageLike
 from ..stream.answer import Answer
+from ..stream.answer_builder import AnswerBuilder
 from ..stream.continuation import check_model
 from ..stream.reading import Reading
 from ..stream.retry import Retries, check_max_retries
@@ -183,12 +185,12 @@ class AsyncChatMethods(AsyncLookupMethods):
 
     async def continue_from(
         self,
-        stream: AsyncChatStream,
+        stream: AsyncChatStream[T],
         *,
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
-    ) -> AsyncChatStream:
+    ) -> AsyncChatStream[T]:
         """Return a stream that continues an answer that was cut off, for example by UpstreamBroken.
 
             async with await client.continue_from(stream) as rest:
@@ -201,6 +203,10 @@ class AsyncChatMethods(AsyncLookupMethods):
         can be continued in the same way: `text_before` then has the text of both. The request_id and the
         fallback models of the first request are not used again.
 
+        If `response_format` was a class, `rest.result` is an object of it, from `text_before` and the text
+        after it. The format itself is not sent again, because it describes the whole answer. So the server
+        does not check the rest: without a class, `rest.result` raises IncompleteStream.
+
         Only a model with the capability PREFILL can continue: other models would begin a new answer. The
         model is looked up with `get_model`; then the call starts when the block is entered, as in
         `chat_stream`.
@@ -208,11 +214,13 @@ class AsyncChatMethods(AsyncLookupMethods):
         Raises:
             CannotContinue: the answer has finished, has no text, or has more than text; its call is open;
                 the stream was read by `resume`; or the model does not have the capability PREFILL.
+            TypeError: `stream` is not a stream, for example an Answer.
         """
+        check_type(stream, AsyncChatStream, "stream")
         request = stream.continuation()
-        text = (stream.text_before + stream.text_so_far).rstrip()
+        rest = stream._reading.answer.of_rest()
         check_model(await self.get_model(request.model))
-        return self._stream(request, timeout, resumable, max_retries, text_before=text)
+        return self._stream(request, timeout, resumable, max_retries, rest=rest)
 
     @overload
     async def chat(
@@ -321,7 +329,7 @@ class AsyncChatMethods(AsyncLookupMethods):
         answer_type: AnswerType[Any] | None = None,
         *,
         is_json: bool = False,
-        text_before: str = "",
+        rest: AnswerBuilder | None = None,
     ) -> AsyncChatStream[Any]:
         reading = Reading(
             request,
@@ -330,8 +338,9 @@ class AsyncChatMethods(AsyncLookupMethods):
             retries=Retries(self._retry_count(max_retries)),
             answer_type=answer_type,
             is_json=is_json,
+            rest=rest,
         )
-        return AsyncChatStream(self._transport, reading, text_before)
+        return AsyncChatStream(self._transport, reading)
 
     def _retry_count(self, max_retries: int | None) -> int:
         return self._max_retries if max_retries is None else check_max_retries(max_retries)

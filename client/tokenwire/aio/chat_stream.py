@@ -45,7 +45,7 @@ class AsyncChatStream(Generic[ParsedT_co]):
     Cancelling the task that reads cancels the call. `asyncio.CancelledError` passes through.
     """
 
-    def __init__(self, transport: AsyncTransport, reading: Reading, text_before: str = "") -> None:
+    def __init__(self, transport: AsyncTransport, reading: Reading) -> None:
         self._transport = transport
         self._reading = reading
         self._call: AsyncStreamCall | None = None
@@ -53,8 +53,6 @@ class AsyncChatStream(Generic[ParsedT_co]):
         self._awaits_block = False
         self._has_left = False
         self._cancelled = asyncio.Event()
-        self.text_before = text_before
-        """The text that this stream continues. Empty unless `continue_from` returned the stream."""
 
     def __repr__(self) -> str:
         if self._call is None:
@@ -91,6 +89,11 @@ class AsyncChatStream(Generic[ParsedT_co]):
     def text_so_far(self) -> str:
         """The text as far as it was read. Accessing it after each event is cheap."""
         return self._reading.answer.text_so_far
+
+    @property
+    def text_before(self) -> str:
+        """The text that this stream continues. Empty unless `continue_from` returned the stream."""
+        return self._reading.answer.text_before
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:

@@ -75,6 +75,8 @@ class AnswerState(NamedTuple):
     """Text of the JSON answer. None: the text of the message has it."""
     answer_type: AnswerType[Any] | None = None
     """The class of `parsed`. None: `parsed` is JSON."""
+    text_before: str = ""
+    """Text of the answer that this one continues. It is the beginning of the JSON."""
 
 
 class Answer(Generic[ParsedT_co]):
@@ -226,7 +228,9 @@ class Answer(Generic[ParsedT_co]):
         if self._parsed is None:
             state = self._state
             text = state.json_text
-            if text is None and state.has_beginning:
+            if state.text_before:
+                text = state.text_before + self.text
+            elif text is None and state.has_beginning:
                 text = _json_text(self._content.message)
             position: Position = {
                 "stream_id": state.stream_id,

@@ -116,6 +116,8 @@ class AnswerBuilder:
     change it: the server sends them to one reader, with the sequence of the event before them. Notices are
     not part of the answer: read them as events. The whole answer is in memory; the server limits its size
     (`max_output_tokens`, and the limit for one stream).
+
+    With `text_before`, it builds the rest of an answer that has this text. The JSON then consists of both.
     """
 
     def __init__(
@@ -125,10 +127,13 @@ class AnswerBuilder:
         *,
         is_json: bool = False,
         answer_type: AnswerType[Any] | None = None,
+        text_before: str = "",
     ) -> None:
         self.stream_id = stream_id
         self.last_sequence = last_sequence
         """Sequence of the last event of the log, of any type. 0: none yet."""
+        self.text_before = text_before
+        """The text that this answer continues."""
         self.finished: Finished | None = None
         """The event `finished`. None: it has not been read."""
         self.json_result: JsonResult | None = None
@@ -151,7 +156,7 @@ class AnswerBuilder:
         self._is_json = is_json
         self._growing = _growing_json() if is_json and self._has_beginning else None
         self._growing_index: int | None = None
-        self._growing_pieces: list[str] = []
+        self._growing_pieces = [text_before] if text_before else []
         self._commentary: set[int] = set()
 
     @property
@@ -183,7 +188,14 @@ class AnswerBuilder:
 
     def of_same_kind(self) -> AnswerBuilder:
         """Return an empty builder for another answer to the same request."""
-        return AnswerBuilder(is_json=self._is_json, answer_type=self._answer_type)
+        return AnswerBuilder(
+            is_json=self._is_json, answer_type=self._answer_type, text_before=self.text_before
+        )
+
+    def of_rest(self) -> AnswerBuilder:
+        """Return an empty builder for the answer that continues this one."""
+        text = (self.text_before + self.text_so_far).rstrip()
+        return AnswerBuilder(is_json=self._is_json, answer_type=self._answer_type, text_before=text)
 
     def add(self, event: TokenEvent) -> None:
         """Add the next event of the stream."""
@@ -265,6 +277,7 @@ class AnswerBuilder:
             json_text=self._json_text,
             has_beginning=self._has_beginning,
             answer_type=self._answer_type,
+            text_before=self.text_before,
         )
         return Answer(build, state)
 
@@ -289,7 +302,7 @@ class AnswerBuilder:
         if (
             self._growing_index is None
             and delta.index not in self._commentary
-            and delta.text.strip()
+            and (self.text_before or delta.text.strip())
         ):
             self._growing_index = delta.index
         if delta.index == self._growing_index:

@@ -16,7 +16,8 @@ def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
     If the request ends with text of the assistant, such as that of an earlier continuation, the text that
     arrived is appended to the same message, because models continue only the last one.
     White space at the end of its text is left out: models begin the next word with it. The copy has no
-    request_id, because it is another request, and no fallback_models: they might begin a new answer.
+    request_id, because it is another request, no fallback_models: they might begin a new answer, and no
+    response_format: it describes the whole answer, and providers and servers would apply it to the rest.
 
     Raises:
         CannotContinue: the message has no text, or has more than text.
@@ -26,6 +27,7 @@ def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
     copy.CopyFrom(request)
     copy.ClearField("request_id")
     copy.ClearField("fallback_models")
+    copy.ClearField("response_format")
     last = copy.messages[-1] if copy.messages else Message()
     if (
         last.role == ROLE_ASSISTANT

@@ -67,6 +67,7 @@ class Reading:
     after a broken connection, and a stream that this reading started is cancelled when it is left.
     `retries` decides whether the request is retried if it fails before the first content.
     `answer_type` is the class of the answer. `is_json` is for a stream that is resumed: the answer is JSON.
+    `rest` is for a stream that continues an answer: the empty builder of its rest.
 
     Raises:
         ValueError: the request asks for CANCEL, which contradicts `is_resumable`.
@@ -81,6 +82,7 @@ class Reading:
         retries: Retries,
         answer_type: AnswerType[Any] | None = None,
         is_json: bool = False,
+        rest: AnswerBuilder | None = None,
     ) -> None:
         self.retries = retries
         self._policy: ResumePolicy | None = None
@@ -100,7 +102,9 @@ class Reading:
         else:
             self._after_sequence = 0
             is_json = request.response_format.WhichOneof("format") in ("json", "json_schema")
-            self.answer = AnswerBuilder(is_json=is_json, answer_type=answer_type)
+            self.answer = (
+                AnswerBuilder(is_json=is_json, answer_type=answer_type) if rest is None else rest
+            )
             if is_resumable:
                 request = outliving_its_readers(request)
                 self._policy = self._policy_for(request)

@@ -11,11 +11,13 @@ from tokenwire.v1.chat_pb2 import (
     ResumeStreamRequest,
 )
 
+from .._checks import check_type
 from ..connect.channel import (
     LOOKUP_TIMEOUT_S,
 )
 from ..messages import MessageLike
 from ..stream.answer import Answer
+from ..stream.answer_builder import AnswerBuilder
 from ..stream.continuation import check_model
 from ..stream.reading import Reading
 from ..stream.retry import Retries, check_max_retries
@@ -184,12 +186,12 @@ class ChatMethods(LookupMethods):
 
     def continue_from(
         self,
-        stream: ChatStream,
+        stream: ChatStream[T],
         *,
         timeout: float | None = None,
         resumable: bool | None = None,
         max_retries: int | None = None,
-    ) -> ChatStream:
+    ) -> ChatStream[T]:
         """Return a stream that continues an answer that was cut off, for example by UpstreamBroken.
 
             with client.continue_from(stream) as rest:
@@ -202,6 +204,10 @@ class ChatMethods(LookupMethods):
         can be continued in the same way: `text_before` then has the text of both. The request_id and the
         fallback models of the first request are not used again.
 
+        If `response_format` was a class, `rest.result` is an object of it, from `text_before` and the text
+        after it. The format itself is not sent again, because it describes the whole answer. So the server
+        does not check the rest: without a class, `rest.result` raises IncompleteStream.
+
         Only a model with the capability PREFILL can continue: other models would begin a new answer. The
         model is looked up with `get_model`; then the call starts when the block is entered, as in
         `chat_stream`.
@@ -209,11 +215,13 @@ class ChatMethods(LookupMethods):
         Raises:
             CannotContinue: the answer has finished, has no text, or has more than text; its call is open;
                 the stream was read by `resume`; or the model does not have the capability PREFILL.
+            TypeError: `stream` is not a stream, for example an Answer.
         """
+        check_type(stream, ChatStream, "stream")
         request = stream.continuation()
-        text = (stream.text_before + stream.text_so_far).rstrip()
+        rest = stream._reading.answer.of_rest()
         check_model(self.get_model(request.model))
-        return self._stream(request, timeout, resumable, max_retries, text_before=text)
+        return self._stream(request, timeout, resumable, max_retries, rest=rest)
 
     @overload
     def chat(
@@ -320,7 +328,7 @@ class ChatMethods(LookupMethods):
         answer_type: AnswerType[Any] | None = None,
         *,
         is_json: bool = False,
-        text_before: str = "",
+        rest: AnswerBuilder | None = None,
     ) -> ChatStream[Any]:
         reading = Reading(
             request,
@@ -329,8 +337,9 @@ class ChatMethods(LookupMethods):
             retries=Retries(self._retry_count(max_retries)),
             answer_type=answer_type,
             is_json=is_json,
+            rest=rest,
         )
-        return ChatStream(self._transport, reading, text_before)
+        return ChatStream(self._transport, reading)
 
     def _retry_count(self, max_retries: int | None) -> int:
         return self._max_retries if max_retries is None else check_max_retries(max_retries)

@@ -46,7 +46,7 @@ class ChatStream(Generic[ParsedT_co]):
     `cancel()` can be called by another thread.
     """
 
-    def __init__(self, transport: Transport, reading: Reading, text_before: str = "") -> None:
+    def __init__(self, transport: Transport, reading: Reading) -> None:
         self._transport = transport
         self._reading = reading
         self._call: StreamCall | None = None
@@ -54,8 +54,6 @@ class ChatStream(Generic[ParsedT_co]):
         self._awaits_block = False
         self._has_left = False
         self._cancelled = threading.Event()
-        self.text_before = text_before
-        """The text that this stream continues. Empty unless `continue_from` returned the stream."""
 
     def __repr__(self) -> str:
         if self._call is None:
@@ -90,6 +88,11 @@ class ChatStream(Generic[ParsedT_co]):
     def text_so_far(self) -> str:
         """The text as far as it was read. Accessing it after each event is cheap."""
         return self._reading.answer.text_so_far
+
+    @property
+    def text_before(self) -> str:
+        """The text that this stream continues. Empty unless `continue_from` returned the stream."""
+        return self._reading.answer.text_before
 
     @property
     def allowances(self) -> tuple[Allowance, ...]:

@@ -303,6 +303,10 @@ def test_a_field_of_the_wrong_type_is_named(fields, says):
             "after_sequence: must be an int, not str",
         ),
         (
+            lambda: tokenwire.Client().continue_from("st_1"),
+            "stream: must be a ChatStream, not str",
+        ),
+        (
             lambda: tokenwire.Client().usage_records(since="yesterday"),
             "since: must be a datetime, not str",
         ),
