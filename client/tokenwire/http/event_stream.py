@@ -28,8 +28,9 @@ class EventStream:
     When the caller leaves, the call ends immediately, even if no event arrives. A stream that outlives its
     readers (`resumable`, or `retention` with CONTINUE) then continues, so that the caller can reconnect with
     the header `Last-Event-ID`: see `position_of`. Without a reader it continues, and is billed, for its
-    `linger`. The generation of a `resumable` stream is cancelled instead with `cancels_when_left`, and if the
-    caller leaves before it has received an id.
+    `linger`. With `cancels_when_left`, its generation is cancelled instead. That of a `resumable` stream is
+    also cancelled if the caller leaves before it has received an id. Leaving a stream of `client.resume`
+    never cancels it.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class EventStream:
         ]
         """The headers of the response, as ASGI has them."""
         self._cancels_when_left = cancels_when_left
+        if cancels_when_left:
+            stream.cancel_when_left()
         self._has_begun = False
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:

@@ -26,7 +26,7 @@ from ..wire.requests import build_resume, linger_s, outlives_its_readers, outliv
 from ..wire.status import CALL_CANCELLED, CLIENT_CLOSED
 from .answer_builder import AnswerBuilder, is_content
 from .continuation import CannotContinue, continuation_of
-from .resume import ResumePolicy
+from .resume import ResumePolicy, has_ended, is_resumable
 from .retry import Retries
 
 MAX_MOVES = 3
@@ -87,6 +87,8 @@ class Reading:
         self.retries = retries
         self._policy: ResumePolicy | None = None
         self._cancels_when_left = False
+        self._is_over = False
+        """As `ResumePolicy.is_over`, for a stream that is not resumed."""
         self._outlives_readers = True  # after `resume`, the client does not have the request
         self._given_request = request
         if isinstance(request, ResumeStreamRequest):
@@ -225,6 +227,14 @@ class Reading:
         self._cancels_when_left = False
         return self.cursor
 
+    def cancel_when_left(self) -> None:
+        """Cancel the generation when the stream is left, also if it would outlive its readers.
+
+        No effect on a stream that is read from a cursor: another reader has started it.
+        """
+        if isinstance(self._request, ChatRequest):
+            self._cancels_when_left = self._outlives_readers
+
     def takes_move(self) -> bool:
         """Return whether the stream is to be read at another server from here on. True once for each move.
 
@@ -279,10 +289,10 @@ class Reading:
 
     def must_cancel(self, *, is_call_open: bool) -> bool:
         """Return whether the generation has to be cancelled when the stream is left now."""
-        if not self._cancels_when_left or self._policy is None:
+        if not self._cancels_when_left or self.is_complete:
             return False
-        may_run = bool(self.stream_id) or is_call_open
-        return may_run and not self._policy.is_over and not self.is_complete
+        is_over = self._is_over if self._policy is None else self._policy.is_over
+        return (bool(self.stream_id) or is_call_open) and not is_over
 
     def continuation(self) -> ChatRequest:
         """Return the request that lets a model continue the answer.
@@ -332,6 +342,7 @@ class Reading:
 
     def _retry_wait_s(self, error: TokenwireError, now: float) -> float:
         """Return the wait before a retry of the request. Raise the error if there is no retry."""
+        self._is_over = has_ended(error) or is_resumable(error)
         only_reads = isinstance(self._request, ResumeStreamRequest)
         if self.has_content or (only_reads and self._policy is not None):
             raise error
@@ -343,7 +354,7 @@ class Reading:
         if isinstance(self._request, ChatRequest):
             self.answer = self.answer.of_same_kind()  # of another stream
             self._unread.clear()
-            self._must_move = False
+            self._must_move = self._is_over = False
             self._policy = self._policy and self._policy_for(self._request)
         return wait_s
 

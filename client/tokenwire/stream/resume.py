@@ -48,6 +48,13 @@ def is_resumable(error: TokenwireError) -> bool:
     return type(error) is TokenwireError and error.code is ConnectionLost.default_code
 
 
+def has_ended(error: TokenwireError) -> bool:
+    """Return whether the generation has ended. After any other error it may still run."""
+    return isinstance(
+        error, UpstreamError | RequestError | ProducerLost | ServerStopped | AnswerUnchecked
+    )
+
+
 class ResumePolicy:
     """Decides about the attempts to resume one stream. Times are seconds of one monotonic clock.
 
@@ -80,11 +87,7 @@ class ResumePolicy:
     def wait_s(self, error: TokenwireError, *, now: float) -> float | None:
         """Return how long to wait before the next attempt after this error. None: give up."""
         if not is_resumable(error):
-            # After any other error the generation may still run, and is to be cancelled.
-            self.is_over = isinstance(
-                error,
-                UpstreamError | RequestError | ProducerLost | ServerStopped | AnswerUnchecked,
-            )
+            self.is_over = has_ended(error)
             return None
         if self._lost_at is None:
             self._lost_at = now

@@ -215,6 +215,15 @@ class ChatStream(Generic[ParsedT_co]):
         """
         return self._reading.detach()
 
+    def cancel_when_left(self) -> None:
+        """Cancel the generation when the block is left, as for a resumable stream. Undoes `detach()`.
+
+        So a stream that was started with `tokenwire.retention("continue")` outlives a broken connection, but
+        not its reader. Other streams end with their last reader anyway. No effect on a stream of
+        `client.resume`: leaving such a stream never cancels it.
+        """
+        self._reading.cancel_when_left()
+
     def cancel(self) -> None:
         """End the call at once. Its reader gets `Cancelled`. No effect after the call has ended.
 

@@ -8,9 +8,20 @@ import tokenwire
 from tokenwire.http import EventStream
 from tokenwire.v1.chat_pb2 import StreamInfo
 
-from ..conftest import LIMIT_S, STREAM_ID, caller_left, plays_then_waits, started, text
+from ..conftest import (
+    LIMIT_S,
+    STREAM_ID,
+    Code,
+    caller_left,
+    fails,
+    plays_then_waits,
+    started,
+    status,
+    text,
+)
 
 HTTP = {"type": "http"}
+CONTINUE = tokenwire.retention("continue")
 
 
 @pytest.fixture
@@ -63,6 +74,34 @@ async def test_a_generation_of_which_the_caller_has_an_id_goes_on(server, client
             relay.cancel()
         await asyncio.wait([relay])
         assert await caller_left(server)
+    assert server.ended == []
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+async def test_a_generation_that_outlives_its_readers_is_cancelled_on_request(
+    server, client, cancels
+):
+    server.script = plays_then_waits(started(), text(2, "a"))
+    stream, caller = client.chat_stream("m", "Hi", retention=CONTINUE, resumable=False), Caller()
+    answer = EventStream(stream, cancels_when_left=cancels)
+    relay = asyncio.create_task(answer(HTTP, caller.receive, caller.send))
+    async with asyncio.timeout(LIMIT_S):
+        while len(caller.got) < 3:
+            await asyncio.sleep(0.01)
+        caller.leaving.set()
+        await relay
+        assert await caller_left(server)
+    assert server.ended == ([STREAM_ID] if cancels else [])
+
+
+@pytest.mark.parametrize("reason", ["UPSTREAM_BROKEN", "SLOW_READER"])
+async def test_a_generation_that_has_ended_or_can_be_resumed_is_not_cancelled(
+    server, client, reason
+):
+    server.script = fails(status(Code.UNAVAILABLE, reason), started(), text(2, "a"))
+    stream, caller = client.chat_stream("m", "Hi", retention=CONTINUE, resumable=False), Caller()
+    await EventStream(stream, cancels_when_left=True)(HTTP, caller.receive, caller.send)
+    assert reason.encode() in caller.got[-1]["body"]
     assert server.ended == []
 
 
