@@ -83,7 +83,7 @@ async def untyped_answers(client: tokenwire.AsyncClient) -> None:
     assert_type(plain.invalid_tool_calls, list[tokenwire.InvalidToolCall])
     assert_type(plain.json_result, tokenwire.JsonResult | None)
     assert_type(plain.usage, tokenwire.Usage)
-    assert_type(plain.finish_reason, tokenwire.FinishReason)
+    assert_type(plain.finish_reason, tokenwire.FinishReason | None)
     assert_type(plain.response, tokenwire.ChatResponse)
     async with client.chat_stream("m", "Hi", resumable=True) as stream:
         assert_type(stream, tokenwire.AsyncChatStream)

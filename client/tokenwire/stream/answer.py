@@ -175,10 +175,10 @@ class Answer(Generic[ParsedT_co]):
         return None if self._state.finished is None else copied(self._state.finished)
 
     @property
-    def finish_reason(self) -> FinishReason:
-        """Why the answer ended. UNSPECIFIED: the event `finished` was not read."""
+    def finish_reason(self) -> FinishReason | None:
+        """Why the answer ended. None: it was not read to its end, for example because its block was left."""
         finished = self._state.finished
-        return FinishReason.UNSPECIFIED if finished is None else FinishReason(finished.reason)
+        return None if finished is None else FinishReason(finished.reason)
 
     @property
     def refusal(self) -> Refusal | None:

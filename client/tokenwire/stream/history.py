@@ -39,13 +39,13 @@ class CutTurn:
     """The messages that were answered."""
     answer: Message
     """The answer as far as it was read, without tool calls, and without reasoning after its last text."""
-    finish_reason: FinishReason
-    """Why the answer ended. UNSPECIFIED: it was not read to its end."""
+    finish_reason: FinishReason | None
+    """Why the answer ended. None: it was not read to its end."""
 
     @property
     def why(self) -> str:
         """Why the answer was cut off, as text."""
-        if self.finish_reason == FinishReason.UNSPECIFIED:
+        if self.finish_reason is None:
             return "was not read to its end"
         return f"was cut off: {self.finish_reason}"
 
@@ -58,7 +58,7 @@ class Turn:
         self.messages = (*before, *self.question)
         """What is sent."""
         self.answer: Message | None = None
-        self.finish_reason = FinishReason.UNSPECIFIED
+        self.finish_reason: FinishReason | None = None
 
     def trim(self, policy: TrimPolicy, input_tokens: int | None) -> None:
         """Reduce the messages that are sent to those that a policy keeps.
@@ -74,7 +74,7 @@ class Turn:
             raise ValueError("trim must keep the newest message at the end")
         self.messages = kept
 
-    def finish(self, answer: Message, finish_reason: FinishReason) -> None:
+    def finish(self, answer: Message, finish_reason: FinishReason | None) -> None:
         """Set the answer as far as it was read, and why it ended."""
         (self.answer,) = _copies([answer])
         self.finish_reason = finish_reason
@@ -154,7 +154,7 @@ class History:
         if turn.finish_reason in _COMPLETE:
             self.messages = [*turn.messages, answer]
             return
-        if turn.finish_reason == FinishReason.UNSPECIFIED and not answer.parts:
+        if turn.finish_reason is None and not answer.parts:
             return  # nothing was read: the question can simply be sent again
         self.cut = CutTurn(turn.question, _without_loose_ends(answer), turn.finish_reason)
         self._held = turn.messages

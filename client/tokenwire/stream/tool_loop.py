@@ -177,7 +177,7 @@ class ToolLoop:
             self._messages.append(message)
         self._calls = answer.tool_calls
         self._invalid_calls = answer.invalid_tool_calls
-        if reason in _CUT:
+        if reason is None or reason in _CUT:
             self.is_done = reason != FinishReason.BUDGET or self._max_cost_microusd is None
             return [], []
         self.is_done = not (self._calls or self._invalid_calls or reason == FinishReason.PAUSED)

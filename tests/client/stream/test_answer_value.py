@@ -79,7 +79,7 @@ def test_a_refusal_is_at_hand():
 
 def test_an_answer_that_has_not_finished_says_so():
     answer = answer_of(EVENTS[:3])
-    assert answer.finish_reason is FinishReason.UNSPECIFIED
+    assert answer.finish_reason is None
     assert (answer.finished, answer.refusal) == (None, None)
     assert (answer.model, answer.provider) == ("demo", "openai")
     assert answer.usage == usage_pb2.Usage()

@@ -26,7 +26,7 @@ THOUGHT = pb.Part(reasoning=pb.Reasoning(text="Hm."))
 
 def ask(history, answer, ending):
     with history.turn("c") as turn:
-        turn.finish(answer, FinishReason(ending))
+        turn.finish(answer, None if ending is None else FinishReason(ending))
 
 
 def message(*parts):
@@ -78,7 +78,7 @@ def test_a_cut_answer_is_held_until_the_caller_decides(ending):
 @pytest.mark.parametrize(
     ("ending", "why"),
     [
-        (FinishReason.UNSPECIFIED, "was not read to its end"),
+        (None, "was not read to its end"),
         (FinishReason.MAX_TOKENS, "was cut off: MAX_TOKENS"),
         (99, "was cut off: UNKNOWN_99"),
     ],
@@ -94,7 +94,7 @@ def test_the_error_says_why_the_answer_was_cut(ending, why):
 def test_cut_turns_are_kept_or_dropped_at_once_if_the_caller_said_so():
     keeping, dropping = History(BEFORE, on_cut="keep"), History(BEFORE, on_cut="drop")
     for history in (keeping, dropping):
-        ask(history, assistant("d"), FinishReason.UNSPECIFIED)
+        ask(history, assistant("d"), None)
         assert history.cut is None
 
     assert keeping.messages == [*BEFORE, user("c"), assistant("d")]
@@ -124,7 +124,7 @@ def test_a_kept_answer_has_no_calls_without_results_and_no_reasoning_without_tex
 def test_a_turn_of_which_nothing_was_read_changes_nothing():
     history = History(BEFORE)
 
-    ask(history, message(), FinishReason.UNSPECIFIED)
+    ask(history, message(), None)
     with history.turn("c"):
         pass
     with pytest.raises(KeyError), history.turn("c"):
@@ -178,7 +178,7 @@ def test_what_a_policy_drops_is_gone_when_the_answer_has_finished():
         turn.trim(policy, 7)
         assert turn.messages == (user("c"),)
         assert history.messages == BEFORE
-        turn.finish(assistant("d"), FinishReason.UNSPECIFIED)
+        turn.finish(assistant("d"), None)
 
     assert seen == [((*BEFORE, user("c")), 7)]
     assert history.messages == BEFORE
