@@ -115,10 +115,13 @@ class ChatMethods(LookupMethods):
         connection, Draining or SlowReader, the client resumes the stream where it was interrupted. After the
         notice DRAINING it reads the stream from another server, if a load balancer chooses one. `timeout` is
         the deadline of the whole stream. If resuming fails, the last error is raised, and the caller can use
-        `resume(stream_id, last_sequence)`. Leaving the block early cancels the generation with a call that
-        takes at most 3 seconds. If the
-        caller's process or network fails for good, nothing is cancelled: the generation then continues, and
-        is billed, for up to `linger`.
+        `resume(stream_id, last_sequence)`. If the server is gone, this takes at most the `linger`, unless
+        `timeout` ends it earlier.
+
+        Leaving the block of a resumable stream early cancels the generation with a call that takes at most
+        3 seconds. If the caller's process
+        or network fails for good, nothing is cancelled: the generation then continues, and is billed, for up
+        to `linger`.
 
         If the provider fails before it has sent or used anything, the request is retried, up to `max_retries`
         times (default: the client's). The new stream has another `stream_id` and another event `started`.
