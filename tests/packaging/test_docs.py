@@ -63,6 +63,7 @@ NOT_RUN = {
     ),
     ("client/README.md", "it needs a package index; tests/packaging/test_extras.py installs it"),
     ("client/README.md", "it needs a package index"),
+    ("docs/web-servers.md", "it needs a package index"),
     ("server/README.md", "it needs a package index; tests/packaging/test_extras.py installs it"),
     ("docs/python-reference.md", "it is a fragment from a docstring"),
 }
