@@ -8,6 +8,7 @@ import re
 import secrets
 import select
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Literal, TextIO
@@ -84,6 +85,9 @@ def configure_logging(
     handler.setFormatter(json_formatter() if log_format == "json" else TextFormatter())
     if worker is not None:
         handler.addFilter(_with_worker(worker))
+    # What no format has is not looked up: https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     # The SDKs may have configured it before.
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name, beginnings in CALLER_BYTES.items():
@@ -122,10 +126,7 @@ class StderrHandler(logging.StreamHandler[TextIO]):
         if not self._is_pollable:
             super().emit(record)
             return
-        if not self._poll.poll(0):
-            self._dropped_count += 1
-            return
-        if self._dropped_count:
+        if self._dropped_count and self._poll.poll(0):
             count, self._dropped_count = self._dropped_count, 0
             logger.warning("%d log records were dropped: standard error was not read", count)
         try:
@@ -153,6 +154,16 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._second = -1
+        self._second_text = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  # the base's name
+        """Return the time as the base does. Each second is formatted only once."""
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime(self.default_time_format, self.converter(second))
+        return f"{self._second_text},{int(record.msecs):03}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the base's name
         line = super().formatMessage(record)
