@@ -140,7 +140,7 @@ class Estimator:
         if request.asks_provider:
             tokens = await route.provider.count_input_tokens(request, route.model)
             if tokens is not None:
-                return self._priced(request, route, tokens, "provider")
+                return self._priced(request, route, tokens, "provider", self._counter(route))
         return await self._count(request, route, tenant, self._counts)
 
     async def _count(
@@ -153,12 +153,16 @@ class Estimator:
         else:
             async with turns.turn(tenant, chars):
                 count = await counter.count_request(request)
-        return self._priced(
-            request, route, count.tokens, "tokenizer" if count.exact else "estimate"
-        )
+        source: CountSource = "tokenizer" if count.exact else "estimate"
+        return self._priced(request, route, count.tokens, source, counter)
 
     def _priced(
-        self, request: ChatRequest, route: Route, tokens: int, source: CountSource
+        self,
+        request: ChatRequest,
+        route: Route,
+        tokens: int,
+        source: CountSource,
+        counter: TokenCounter,
     ) -> Estimate:
         asked = request.generation.max_output_tokens
         most = asked if asked is not None else route.max_output_tokens
@@ -168,7 +172,7 @@ class Estimator:
         return Estimate(
             input_tokens=tokens,
             source=source,
-            counter=self._counter(route),
+            counter=counter,
             tariff=self._book.tariff(
                 route.provider.name, route.model, route.name, time.time(), asked_tier(request)
             ),

@@ -77,6 +77,7 @@ class Router:
         self._models = models
         self._targets: dict[str, list[tuple[ModelTarget, ModelConfig]]] = {}
         """The targets of the configured models that were requested. Merging takes 15 us."""
+        self._has_fallbacks = any(config.fallbacks for config in models.values())
 
     def routes(
         self, model: str, messages: Sequence[Message], tenant: str = ""
@@ -111,6 +112,8 @@ class Router:
         A model can inherit fallbacks from its target. It is not a fallback of itself: it would be repeated
         without a pause, beyond the retry budget of its provider.
         """
+        if not self._has_fallbacks:
+            return ()
         return tuple(name for name in self.describe(model, tenant)[1].fallbacks if name != model)
 
     def model_ids(self) -> list[str]:
