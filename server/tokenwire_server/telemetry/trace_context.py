@@ -22,10 +22,11 @@ provider_headers: ContextVar[Headers] = ContextVar("provider_headers", default=(
 
 def receive_trace_context(metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
     """Keep the trace context in the metadata of the current call."""
-    caller_headers.set(
-        tuple(
-            (key, value)
-            for key, value in metadata or ()
-            if key in TRACE_HEADERS and isinstance(value, str)
-        )
+    headers = tuple(
+        (key, value)
+        for key, value in metadata or ()
+        if key in TRACE_HEADERS and isinstance(value, str)
     )
+    # A value that is set takes memory in each copy of the context: each timer and each task has one.
+    if headers != caller_headers.get():
+        caller_headers.set(headers)
