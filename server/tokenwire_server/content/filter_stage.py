@@ -98,22 +98,24 @@ class FilterStage:
         """How often the filter acted."""
         return self._count + sum(count_of(block.filter) for block in self._blocks.values())
 
-    def feed(self, entries: Sequence[AnswerEntry]) -> list[AnswerEntry]:
+    def feed(self, entries: Sequence[AnswerEntry]) -> Sequence[AnswerEntry]:
+        block = self._current
+        if len(entries) == 1 and block is not None and self.end is None:
+            [entry] = entries
+            if type(entry) is TextDelta and entry.index == block.index:  # as nearly always
+                text, filter_ = entry.text, block.filter
+                shown = filter_.feed(text)
+                if shown != text:
+                    entries = (TextDelta(shown, entry.index),) if shown else ()
+                if block.waiting or filter_.is_blocked or (not filter_.held) is block.is_held:
+                    entries = list(entries)
+                    self._after(block, entries)
+                return entries
         passed: list[AnswerEntry] = []
         for entry in entries:
-            block = self._current
             if self.end is not None:
                 break
-            if block is None or type(entry) is not TextDelta or entry.index != block.index:
-                self._feed(entry, passed)
-                continue
-            # Nearly all entries are text of the same block.
-            text, filter_ = entry.text, block.filter
-            shown = filter_.feed(text)
-            if shown:
-                passed.append(entry if shown == text else TextDelta(shown, entry.index))
-            if block.waiting or filter_.is_blocked or block.is_held is not bool(filter_.held):
-                self._after(block, passed)
+            self._feed(entry, passed)
         return passed
 
     def check(self) -> None:
