@@ -7,13 +7,15 @@ a few.
 The states are made when a text first reaches them. A state is which patterns may have begun, and also has the
 outcomes of short pieces without digits.
 
-The automaton does not decide everything. RE2 searches text that is not ASCII, and if a match is complete. It
-also searches in the rare case that the first of several matches which may have begun turns out not to be one.
+The automaton does not decide everything. RE2 searches text of which the folded view is not ASCII, and if a
+match is complete. It also searches in the rare case that the first of several matches which may have begun
+turns out not to be one.
 """
 
 from __future__ import annotations
 
 import re
+from operator import length_hint
 
 from .folding import Folding
 from .program import MAX_THREADS, Program, Threads, kind_of
@@ -40,7 +42,7 @@ class State(dict[str, "Outcome"]):
     The outcomes of text with digits are not kept: it may be part of a number that identifies a person.
     """
 
-    __slots__ = ("before", "first", "later", "loops", "steps")
+    __slots__ = ("before", "first", "later", "steps")
 
     def __init__(self, before: str = "", first: Threads = _NONE, later: Threads = _NONE) -> None:
         super().__init__()
@@ -52,14 +54,11 @@ class State(dict[str, "Outcome"]):
         """The threads of those that may have begun after it."""
         self.steps: dict[str, Step] = {}
         """By the next character."""
-        self.loops = ""
-        """Letters of ASCII that do not change the state."""
 
     def drop(self) -> None:
         """Drop what can be found again."""
         self.clear()
         self.steps.clear()
-        self.loops = ""
 
 
 Outcome = tuple[State, str | None, str]
@@ -67,6 +66,7 @@ Outcome = tuple[State, str | None, str]
 
 If the part is None, nothing passes: the first match may have begun before the piece.
 """
+
 Step = tuple[State, bool]
 """The state after a character, and whether the first match may begin with it."""
 
@@ -91,13 +91,19 @@ class Automaton:
         """
         if len(held) > MAX_HELD_CHARS:
             return UNKNOWN
-        return self._walk(self._state(before, _NONE, _NONE), held)[0]
+        folded = held if held.isascii() else self._folding.aligned_ascii(held)
+        if folded is None:
+            return UNKNOWN
+        return self._walk(self._state(before, _NONE, _NONE), folded)[0]
 
     def outcome(self, state: State, text: str) -> Outcome | None:
         """Return the outcome of the next piece in a state. None: only a search can tell."""
         if len(text) > self._max_chars:
             return None
-        next_state, begin = self._walk(state, text)
+        folded = text if text.isascii() else self._folding.aligned_ascii(text)
+        if folded is None:
+            return None
+        next_state, begin = self._walk(state, folded)
         if next_state is UNKNOWN:
             return None
         outcome: Outcome
@@ -107,31 +113,29 @@ class Automaton:
             outcome = next_state, None, text
         else:
             outcome = next_state, text[:begin], text[begin:]
-        if self._outcome_count < MAX_OUTCOMES and _WITHOUT_DIGITS.fullmatch(text):
+        if self._outcome_count < MAX_OUTCOMES and _WITHOUT_DIGITS.fullmatch(folded):
             self._outcome_count += 1
             state[text] = outcome
         return outcome
 
     def _walk(self, state: State, text: str) -> tuple[State, int]:
-        """Return the state after a text, and which of its characters begins the first match; -1: none does.
+        """Return the state after a folded text, and which of its characters begins the first match; -1: none.
 
         At most one step is made that is not known yet, because it takes longer than a search.
         """
-        begin, position, size = -1, 0, len(text)
+        begin = -1
         is_known = True
-        while position < size:
-            step = state.steps.get(text[position])
-            if step is None:
-                if not is_known or state is UNKNOWN or not text[position].isascii():
-                    return UNKNOWN, -1  # of other characters, there are too many to remember
+        rest = iter(text)
+        for character in rest:
+            try:
+                state, is_new = state.steps[character]
+            except KeyError:
+                if not is_known or state is UNKNOWN:
+                    return UNKNOWN, -1
                 is_known = False
-                step = self._learn(state, text[position])
-            state, is_new = step
+                state, is_new = self._learn(state, character)
             if is_new:
-                begin = position
-            position += 1
-            if state.loops:
-                position = size - len(text[position:].lstrip(state.loops))
+                begin = len(text) - length_hint(rest) - 1
         return state, begin
 
     def _learn(self, state: State, character: str) -> Step:
@@ -140,8 +144,6 @@ class Automaton:
             self._drop()
         self._size += 1
         step = state.steps[character] = self._step(state, character)
-        if step[0] is state and not step[1] and character.isalpha():
-            state.loops += character
         return step
 
     def _step(self, state: State, character: str) -> Step:

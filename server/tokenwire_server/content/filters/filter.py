@@ -135,6 +135,9 @@ class Filter:
             self._state = automaton.state(kind_of(self._context), self.held)
             if self._state is UNKNOWN:
                 return None
+            known = self._state.get(text)
+            if known is not None:
+                return known
         return automaton.outcome(self._state, text)
 
     def _find_context(self) -> None:
