@@ -92,6 +92,16 @@ def test_words_of_known_letters_are_not_searched(monkeypatch):
     assert "".join(map(filter_.feed, text)) + filter_.held == "".join(text)
 
 
+def test_a_piece_with_other_characters_is_searched_once(monkeypatch):
+    filters = compiled(r"\bword-[0-9]")
+    pieces = [" über", " 漢字", " 🙂", " naïve"]
+    for _ in range(10):  # each time, one step is found out
+        filtered(filters, pieces)
+    monkeypatch.delattr(Matcher, "undecided")
+    filter_ = filters.new()
+    assert "".join(map(filter_.feed, pieces)) + filter_.held == "".join(pieces)
+
+
 def test_a_piece_does_not_hold_more_than_the_longest_match():
     rule = Rule(name="found", action="redact", patterns=("a{2,}b",))
     filter_ = compile_rules([rule], max_match_chars=5).new()
@@ -100,7 +110,7 @@ def test_a_piece_does_not_hold_more_than_the_longest_match():
         assert filter_.held_chars <= 5
 
 
-@pytest.mark.parametrize("text", ["b4111", "b\u0664", "b" * (MAX_CHARS + 1)])
+@pytest.mark.parametrize("text", ["b4111", "b\u0664", "b\u00b2", "b" * (MAX_CHARS + 1)])
 def test_text_with_digits_and_long_text_are_not_kept(text):
     deciding = automaton_of("ab")
     state = deciding.state("^", "")

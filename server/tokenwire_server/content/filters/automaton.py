@@ -9,7 +9,7 @@ outcomes of short pieces without digits.
 
 The automaton does not decide everything. RE2 searches text of which the folded view is not ASCII, and if a
 match is complete. It also searches in the rare case that the first of several matches which may have begun
-turns out not to be one.
+turns out not to be one. Of a search that lets a piece pass, the outcome is kept, too.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Automaton:
         """
         if len(held) > MAX_HELD_CHARS:
             return UNKNOWN
-        folded = held if held.isascii() else self._folding.aligned_ascii(held)
-        if folded is None:
+        folded = held if held.isascii() else self._folding.aligned(held)
+        if folded is None or not folded.isascii():
             return UNKNOWN
         return self._walk(self._state(before, _NONE, _NONE), folded)[0]
 
@@ -100,8 +100,8 @@ class Automaton:
         """Return the outcome of the next piece in a state. None: only a search can tell."""
         if len(text) > self._max_chars:
             return None
-        folded = text if text.isascii() else self._folding.aligned_ascii(text)
-        if folded is None:
+        folded = text if text.isascii() else self._folding.aligned(text)
+        if folded is None or not folded.isascii():  # of other characters, there are too many steps
             return None
         next_state, begin = self._walk(state, folded)
         if next_state is UNKNOWN:
@@ -113,10 +113,27 @@ class Automaton:
             outcome = next_state, None, text
         else:
             outcome = next_state, text[:begin], text[begin:]
-        if self._outcome_count < MAX_OUTCOMES and _WITHOUT_DIGITS.fullmatch(folded):
+        if self._outcome_count < MAX_OUTCOMES:
+            self._keep(state, text, folded, outcome)
+        return outcome
+
+    def passed(self, state: State, text: str, before: str) -> State:
+        """Return the state after a piece that a search let pass, with all that was held: no match has begun.
+
+        `before` is the kind of the last character of the piece.
+        """
+        next_state = self._state(before, _NONE, _NONE)
+        if self._outcome_count < MAX_OUTCOMES and len(text) <= self._max_chars:
+            folded = self._folding.aligned(text)
+            if folded is not None and state is not UNKNOWN:
+                self._keep(state, text, folded, (next_state, text, ""))
+        return next_state
+
+    def _keep(self, state: State, text: str, folded: str, outcome: Outcome) -> None:
+        """Keep the outcome of a piece, if it has no digits."""
+        if _WITHOUT_DIGITS.fullmatch(text) and _WITHOUT_DIGITS.fullmatch(folded):
             self._outcome_count += 1
             state[text] = outcome
-        return outcome
 
     def _walk(self, state: State, text: str) -> tuple[State, int]:
         """Return the state after a folded text, and which of its characters begins the first match; -1: none.

@@ -179,7 +179,7 @@ class Filter:
         if matcher is None:
             self._position += len(piece)
             return piece
-        self._state = UNKNOWN
+        state, self._state = self._state, UNKNOWN
         self._find_context()
         original = self.held + piece
         text = FoldedText(self._context, self._ignored, original, self._folding)
@@ -188,6 +188,8 @@ class Filter:
             decided = text.length if first == len(text.data) else text.index(first)
             if text.index_after_last() - decided <= self._max_chars:
                 self._hold(text, original, decided)
+                if not (self.held or self._ignored or self._automaton is None):
+                    self._state = self._automaton.passed(state, piece, kind_of(self._context))
                 return original[:decided]
         shown: list[str] = []
         done = 0  # the index up to which it is decided

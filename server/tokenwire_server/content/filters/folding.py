@@ -74,10 +74,11 @@ class Folding:
     def text(self, text: str) -> str:
         return "".join(map(self.character, text))
 
-    def aligned_ascii(self, text: str) -> str | None:
-        """Return the folded text if each character becomes one of ASCII. None: one of them does not."""
+    def aligned(self, text: str) -> str | None:
+        """Return the folded text if each character becomes one character. None: one of them does not."""
         parts = self.encoded(text)
-        return b"".join(parts).decode() if all(len(part) == 1 for part in parts) else None
+        folded = b"".join(parts).decode()
+        return folded if len(folded) == len(text) and all(parts) else None
 
     def encoded(self, text: str) -> list[bytes]:
         """Return what each character becomes, in UTF-8."""
