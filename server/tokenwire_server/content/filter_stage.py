@@ -98,25 +98,29 @@ class FilterStage:
         """How often the filter acted."""
         return self._count + sum(count_of(block.filter) for block in self._blocks.values())
 
-    def feed(self, entries: Sequence[AnswerEntry]) -> Sequence[AnswerEntry]:
-        block = self._current
-        if len(entries) == 1 and block is not None and self.end is None:
-            [entry] = entries
-            if type(entry) is TextDelta and entry.index == block.index:  # as nearly always
-                text, filter_ = entry.text, block.filter
-                shown = filter_.feed(text)
-                if shown != text:
-                    entries = (TextDelta(shown, entry.index),) if shown else ()
-                if block.waiting or filter_.is_blocked or (not filter_.held) is block.is_held:
-                    entries = list(entries)
-                    self._after(block, entries)
-                return entries
+    def feed(self, entries: Sequence[AnswerEntry]) -> list[AnswerEntry]:
         passed: list[AnswerEntry] = []
         for entry in entries:
             if self.end is not None:
                 break
-            self._feed(entry, passed)
+            if (
+                type(entry) is not TextDelta
+                or (text := self.feed_text(entry.text, entry.index)) is None
+            ):
+                self._feed(entry, passed)
+            elif text:
+                passed.append(entry if text == entry.text else TextDelta(text, entry.index))
         return passed
+
+    def feed_text(self, text: str, index: int) -> str | None:
+        block = self._current
+        if block is None or index != block.index or block.waiting or self.end is not None:
+            return None
+        filter_ = block.filter
+        shown = filter_.feed(text)
+        if filter_.is_blocked or (not filter_.held) is block.is_held:
+            self._after(block, [])  # passes nothing: no citations wait
+        return shown
 
     def check(self) -> None:
         return None

@@ -54,6 +54,10 @@ class ReportStage:
                 self._read("tool_arguments", entry.index, _arguments(entry))
         return entries
 
+    def feed_text(self, text: str, index: int) -> str:
+        self._read("text", index, text)
+        return text
+
     def check(self) -> None:
         return None
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ..errors import TokenwireError
-from ..events import AnswerEntry
+from ..events import AnswerEntry, TextDelta
 from ..providers.decode.base import Complete
 
 
@@ -67,6 +67,18 @@ class HoldingStage(Stage, Protocol):
         ...
 
 
+@runtime_checkable
+class TextStage(Stage, Protocol):
+    """A stage that takes a piece of text without its entry: nearly all entries are text."""
+
+    def feed_text(self, text: str, index: int) -> str | None:
+        """Take the next piece of the text block with this index. Return what passes.
+
+        None: nothing was done, and `feed` must take it.
+        """
+        ...
+
+
 class Stages:
     """The stages of one answer, in order.
 
@@ -76,7 +88,16 @@ class Stages:
     answer pauses.
     """
 
-    __slots__ = ("_append", "_holding", "_on_fault", "_run_check", "_stages", "end", "failure")
+    __slots__ = (
+        "_append",
+        "_holding",
+        "_on_fault",
+        "_run_check",
+        "_stages",
+        "_text_stages",
+        "end",
+        "failure",
+    )
 
     def __init__(
         self,
@@ -87,6 +108,9 @@ class Stages:
         on_fault: Callable[[Exception], TokenwireError],
     ) -> None:
         self._stages = stages
+        text_stages = [stage for stage in stages if isinstance(stage, TextStage)]
+        self._text_stages = text_stages if len(text_stages) == len(stages) else []
+        """All stages, if each takes text without its entry. Otherwise none."""
         self._holding = [stage for stage in stages if isinstance(stage, HoldingStage)]
         self._append = append
         self._run_check = run_check
@@ -119,13 +143,30 @@ class Stages:
 
     def append(self, entry: AnswerEntry) -> bool:
         """Pass an entry of the answer. Return whether a stage holds anything now, like `is_holding`."""
-        entries: Sequence[AnswerEntry] = (entry,)
-        for stage in self._stages:
-            entries = stage.feed(entries)
-            if stage.end is not None:
-                self.end = self.end or stage.end
-        for each in entries:
-            self._append(each)
+        if type(entry) is TextDelta and self._text_stages:
+            text, index = entry.text, entry.index
+            for text_stage in self._text_stages:
+                shown = text_stage.feed_text(text, index)
+                if shown is None:
+                    rest = self._stages[self._stages.index(text_stage) :]
+                    self._pass((TextDelta(text, index),), rest)
+                    self._find_end()
+                    break
+                text = shown
+                if text_stage.end is not None:
+                    self._find_end()
+                if not text:
+                    break
+            else:
+                self._append(entry if text == entry.text else TextDelta(text, index))
+        else:
+            entries: Sequence[AnswerEntry] = (entry,)
+            for stage in self._stages:
+                entries = stage.feed(entries)
+                if stage.end is not None:
+                    self.end = self.end or stage.end
+            for each in entries:
+                self._append(each)
         for holding in self._holding:  # noqa: SIM110  # each token comes here, and `any` takes 0.2 us
             if holding.is_holding:
                 return True
@@ -163,7 +204,7 @@ class Stages:
         `end` is how the answer ended. None: the stream fails. Never raises: a stage that does so makes the
         answer an error.
         """
-        stages, self._stages, self._holding = self._stages, (), []
+        stages, self._stages, self._text_stages, self._holding = self._stages, (), [], []
         if end is not None:
             end = self.end or end
         for position, stage in enumerate(stages, 1):
