@@ -98,7 +98,7 @@ class GrpcCaller:
         """Yield serialized TokenEvents. Raises grpc.RpcError. Closing the iterator early cancels the call."""
         self._turn += 1
         call = self._methods[self._turn % len(self._methods)](
-            _request(self._prefix + model), timeout=CALL_LIMIT_S, metadata=self._metadata
+            request(self._prefix + model), timeout=CALL_LIMIT_S, metadata=self._metadata
         )
         try:
             async for payload in call:
@@ -110,10 +110,10 @@ class GrpcCaller:
         """One stream from its call to its end."""
         self._turn += 1
         method = self._methods[self._turn % len(self._methods)]
-        request = _request(self._prefix + model, has_values=bool(recording.json_tokens))
+        message = request(self._prefix + model, has_values=bool(recording.json_tokens))
         noted, kept, now = recording.instants.append, recording.payloads.append, time.monotonic
         recording.called = now()
-        call = method(request, timeout=CALL_LIMIT_S, metadata=self._metadata)
+        call = method(message, timeout=CALL_LIMIT_S, metadata=self._metadata)
         async for payload in call:
             noted(now())
             kept(payload)
@@ -255,14 +255,15 @@ def carries_text(caller: Caller, message: bytes) -> bool:
     return _CONTENT.search(message) is not None
 
 
-def _request(model: str, *, has_values: bool = False) -> bytes:
+def request(model: str, *, has_values: bool = False) -> bytes:
+    """Return a serialized request. `has_values`: for a JSON answer, with its values."""
     part = chat_pb2.Part(text="Go.")
     message = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[part])
-    request = chat_pb2.ChatRequest(model=model, messages=[message])
+    chat = chat_pb2.ChatRequest(model=model, messages=[message])
     if has_values:
-        schema = request.response_format.json_schema
+        schema = chat.response_format.json_schema
         schema.name, schema.schema_json, schema.stream_values = "words", JSON_SCHEMA, True
-    return request.SerializeToString()
+    return chat.SerializeToString()
 
 
 def _compare(text: str, recording: Recording) -> None:

@@ -17,6 +17,7 @@ import readings
 import uvloop
 from audience import audience
 from callers import Caller, Recording, Unmeasurable, caller
+from frames import FrameCaller
 from jobs import (
     Audience,
     FirstToken,
@@ -46,7 +47,11 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 async def streams(job: Streams) -> StreamsResult:
     """Run the streams and measure the window. Raises Unmeasurable if any stream fails."""
-    target = caller(job.target, job.channels)
+    target: Caller
+    if job.target.protocol == "grpc":
+        target = FrameCaller(job.target, job.channels)
+    else:
+        target = caller(job.target, job.channels)
     try:
         await target.connect()
         recordings, begun, ended = await (_paced if job.tokens_per_second else _burst)(job, target)
