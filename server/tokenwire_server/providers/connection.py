@@ -19,7 +19,8 @@ MAX_HEAD_BYTES = 64 * 1024
 """Maximum size of all before the body: responses of status 1xx, the status line and all headers. Some
 gateways send headers of 10 KB."""
 MAX_FRAMING_BYTES = 64 * 1024
-"""Maximum size of chunk sizes, extensions and trailers, plus `FRAMING_RATIO` for each byte of the body."""
+"""Maximum size of chunk sizes, extensions and trailers, beyond `FRAMING_RATIO` for each byte of the body that
+arrives with them. A long body does not permit a long trailer, which the parser would copy in each step."""
 FRAMING_RATIO = 8
 """Bytes of framing that are accepted for each byte of the body. A chunk of one byte has five."""
 
@@ -28,6 +29,8 @@ STEP_BYTES = 8 * 1024
 MAX_PUSH_BYTES = 8 * 1024
 """Bytes of the body that are passed on in the callback in which they arrive. In the worst case, SSE comments
 of three bytes each, they take 1.5 ms to decode."""
+MAX_WRITE_BYTES = 128 * 1024
+"""Bytes of a request that are written at once. TLS takes 1 ms for them."""
 _CHECK_BYTES = 64 * 1024
 """Bytes that are received between two checks of the framing."""
 _QUOTED_BYTES = 40
@@ -45,21 +48,26 @@ class InvalidResponse(aiohttp.ClientError):
 class ProviderConnection(asyncio.Protocol):
     """The protocol of a connection in aiohttp's pool: one request and its response at a time.
 
-    It parses what arrives in steps, and pauses the transport while a step waits, or the reader of the
-    response. The properties and methods from `transport` to `abort` are those that the pool uses.
+    It writes large requests and parses what arrives in steps. It pauses the transport while a step waits, or
+    the reader of the response. The pool uses `transport`, `should_close`, `closed`, `is_connected`, `close`
+    and `abort`.
     """
 
     __slots__ = (
         "_check_at_bytes",
+        "_checked_body_bytes",
         "_closed",
-        "_is_lost",
+        "_excess_bytes",
+        "_is_over",
         "_is_paused",
         "_is_scheduled",
+        "_is_writing_paused",
         "_loop",
         "_lost_by",
         "_received_bytes",
         "_response",
         "_unparsed",
+        "_unsent",
         "parser",
         "push_room_bytes",
         "should_close",
@@ -79,40 +87,48 @@ class ProviderConnection(asyncio.Protocol):
         self.parser: httptools.HttpResponseParser | None = None
         """The parser of the response that is received. The two refer to each other."""
         self._received_bytes = 0
-        """Parsed since the request was sent."""
+        """Parsed since the last check of the framing."""
         self._check_at_bytes = 0
+        self._checked_body_bytes = 0
+        """Size of the body at the last check."""
+        self._excess_bytes = 0
+        """Bytes of framing beyond those that the body permits."""
+        self._unsent = _NOTHING
+        """What is not written yet of the request."""
+        self._is_writing_paused = False
         self._unparsed = _NOTHING
         """What has arrived and is not parsed yet."""
         self._is_scheduled = False
         """Whether the next step is scheduled."""
         self._is_paused = False
-        self._is_lost = False
+        self._is_over = False
+        """Whether nothing more arrives."""
         self._lost_by: Exception | None = None
 
     @property
     def closed(self) -> asyncio.Future[None] | None:
         """A future that is done when the connection is closed, or None if it is."""
-        if self._closed is None and not self._is_lost:
+        if self._closed is None and self.transport is not None:
             self._closed = self._loop.create_future()
         return self._closed
 
     def is_connected(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    def close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
-
     def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+        """Close the connection immediately. Nothing that waits is sent or parsed."""
+        self._drop(BrokenResponse("the connection was closed"))
+
+    close = abort
+    """The transport's `close` would send the rest of a prompt first, and wait 30 s for the end of TLS."""
 
     def send(self, response: Response, head: bytes, body: bytes) -> None:
         """Send a request. What arrives from now on belongs to `response`, until it has ended."""
-        if self.transport is None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
             raise aiohttp.ClientConnectionError("the connection is closed")
         self.should_close = True  # until the response is complete
-        self._received_bytes = 0
+        self._received_bytes = self._checked_body_bytes = self._excess_bytes = 0
         self._check_at_bytes = STEP_BYTES
         self._response = response
         self.parser = httptools.HttpResponseParser(response)
@@ -122,7 +138,19 @@ class ProviderConnection(asyncio.Protocol):
             lenient_optional_cr_before_lf=True,
             lenient_spaces_after_chunk_size=True,
         )
-        self.transport.writelines((head, body))
+        if len(body) > MAX_WRITE_BYTES:
+            self._unsent = memoryview(body)
+            transport.write(head)
+            self._write_next()
+        else:
+            transport.writelines((head, body))
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a part of the request has not been passed to the system yet."""
+        return bool(self._unsent) or (
+            self.transport is not None and self.transport.get_write_buffer_size() > 0
+        )
 
     @property
     def has_unparsed(self) -> bool:
@@ -143,6 +171,9 @@ class ProviderConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._response is None:  # no request was sent, or its response has ended
+            self.abort()
+            return
         if len(data) > STEP_BYTES or self._unparsed:
             waiting = self._unparsed
             self._unparsed = memoryview(bytes(waiting) + data if waiting else data)
@@ -155,14 +186,34 @@ class ProviderConnection(asyncio.Protocol):
         if self._is_full:
             self._pause()
 
+    def eof_received(self) -> None:
+        """End the response, although the transport stays open until all of the request is sent."""
+        self._receive_end(None)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self.should_close = True
-        self._is_lost, self._lost_by = True, exc
-        if not self._unparsed:
-            self._end_lost()
+        self._unsent = _NOTHING
+        self._receive_end(exc)
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        if self._unsent:
+            self._loop.call_soon(self._write_next)
+
+    def _write_next(self) -> None:
+        """Write the next bytes of a large request. Other tasks run before the ones after them."""
+        if self._is_writing_paused or not self._unsent or not self.is_connected():
+            return
+        piece = self._unsent[:MAX_WRITE_BYTES]
+        self._unsent = self._unsent[MAX_WRITE_BYTES:] or _NOTHING
+        cast("asyncio.Transport", self.transport).write(piece)
+        if self._unsent and not self._is_writing_paused:
+            self._loop.call_soon(self._write_next)
 
     @property
     def _is_full(self) -> bool:
@@ -183,13 +234,18 @@ class ProviderConnection(asyncio.Protocol):
     def _step(self) -> None:
         """Parse the next bytes. Other tasks run before each step, and the next one waits for the reader."""
         self._is_scheduled = False
-        step, self._unparsed = self._unparsed[:STEP_BYTES], self._unparsed[STEP_BYTES:]
+        if not self._unparsed:  # the response has failed, or was closed
+            return
+        step = self._unparsed[:STEP_BYTES]
+        self._unparsed = (
+            self._unparsed[STEP_BYTES:] or _NOTHING
+        )  # an empty view would keep all of it
         self.push_room_bytes = 0
         self._parse(step)
         if self._unparsed:
             if not self._is_full:
                 self._schedule_step()
-        elif self._is_lost:
+        elif self._is_over:
             self._end_lost()
         elif not self._is_full:
             self.resume()
@@ -197,23 +253,18 @@ class ProviderConnection(asyncio.Protocol):
     def _parse(self, data: bytes | memoryview) -> None:
         parser, response = self.parser, self._response
         if parser is None or response is None:
-            if data:  # no request was sent
-                self.should_close = True
-                self.abort()
             return
         self._received_bytes += len(data)
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._end(response)
+            return
         except httptools.HttpParserError as error:
             if response.has_ended:  # there is more after its end
                 self._end(response)
             else:
-                self._fail(
-                    response,
-                    _invalid(error, b"" if response.status else bytes(data[:_QUOTED_BYTES])),
-                )
+                self._drop(_invalid(error, b"" if response.status else bytes(data[:_QUOTED_BYTES])))
             return
         if response.has_ended:
             self._end(response, is_reusable=response.keeps_connection)
@@ -225,33 +276,47 @@ class ProviderConnection(asyncio.Protocol):
         if not response.status:
             if self._received_bytes > MAX_HEAD_BYTES:
                 text = f"sent more than {MAX_HEAD_BYTES // 1024} KiB before its answer"
-                self._fail(response, FramingError(text))
+                self._drop(FramingError(text))
             return
-        self._check_at_bytes = self._received_bytes + _CHECK_BYTES
-        around_bytes = self._received_bytes - response.body_bytes
-        allowed_bytes = MAX_HEAD_BYTES + MAX_FRAMING_BYTES + FRAMING_RATIO * response.body_bytes
-        if around_bytes > allowed_bytes:
-            text = (
-                f"sent {around_bytes // 1024} KiB around {response.body_bytes} bytes of its answer"
-            )
-            self._fail(response, FramingError(text))
+        body_bytes = response.body_bytes - self._checked_body_bytes
+        around_bytes = self._received_bytes - body_bytes
+        self._excess_bytes = max(0, self._excess_bytes + around_bytes - FRAMING_RATIO * body_bytes)
+        self._checked_body_bytes = response.body_bytes
+        self._received_bytes, self._check_at_bytes = 0, _CHECK_BYTES
+        if self._excess_bytes > MAX_HEAD_BYTES + MAX_FRAMING_BYTES:
+            text = f"sent {around_bytes // 1024} KiB around {body_bytes} bytes of its answer"
+            self._drop(FramingError(text))
 
     def _end(self, response: Response, *, is_reusable: bool = False) -> None:
         """End a complete response. What follows does not belong to it."""
         self.parser = self._response = None
         response.end()
-        if is_reusable and not self._unparsed and not self._is_lost:
+        if is_reusable and not self._unparsed and not self._is_over:
             self.should_close = False
             self.resume()
         else:
             self._unparsed = _NOTHING
             self.should_close = True
 
-    def _fail(self, response: Response, error: Exception) -> None:
+    def _drop(self, error: Exception) -> None:
+        """Fail the response, if there is one, and close the connection immediately."""
+        response = self._response
         self.parser = self._response = None
-        self._unparsed = _NOTHING
-        response.fail(error)
-        self.abort()
+        self._unparsed = self._unsent = _NOTHING
+        self.should_close = True
+        if response is not None:
+            response.fail(error)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _receive_end(self, error: Exception | None) -> None:
+        """The provider sends nothing more. What has arrived is still parsed."""
+        self.should_close = True
+        if self._is_over:
+            return
+        self._is_over, self._lost_by = True, error
+        if not self._unparsed:
+            self._end_lost()
 
     def _end_lost(self) -> None:
         """End the response because the connection has ended, and all that arrived is parsed."""
@@ -270,6 +335,7 @@ class ProviderConnection(asyncio.Protocol):
 
 def _invalid(error: httptools.HttpParserError, data: bytes) -> InvalidResponse:
     """Return the error for what is not HTTP. `data` is quoted: no part of a body."""
-    invalid = InvalidResponse(f"{error}: {data!r}" if data else str(error))
+    text = str(error.__context__ or error)  # the context is what a method of the response raised
+    invalid = InvalidResponse(f"{text}: {data!r}" if data else text)
     invalid.__cause__ = error.with_traceback(None)
     return invalid

@@ -37,8 +37,17 @@ class Receiver(Protocol):
         """Send a request, and let `response` receive what arrives."""
         ...
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a part of the request has not been passed to the system yet."""
+        ...
+
     def resume(self) -> None:
         """Continue after the reader has taken what was waiting."""
+        ...
+
+    def abort(self) -> None:
+        """Close the connection immediately."""
         ...
 
 
@@ -75,7 +84,7 @@ class Response:
         self.status = 0
         """The status code, or 0 until the head has arrived."""
         self.headers: dict[str, str] = {}
-        """The first header of each name. Names are in lower case."""
+        """The first header of each name, and the last `transfer-encoding`. Names are in lower case."""
         self.has_ended = False
         """Whether the end of the body has arrived. Parts of it may wait to be read."""
         self.keeps_connection = False
@@ -132,6 +141,8 @@ class Response:
                 raise self._error
             if self.has_ended:
                 return b""
+            if self._connection is None:
+                raise BrokenResponse("the response was closed")
             await self._wait()
         data = bytes(self._buffer)
         self._buffer.clear()
@@ -172,16 +183,21 @@ class Response:
             raise BrokenResponse("the connection sent a second response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.status:  # later ones are trailers
-            self.headers.setdefault(
-                name.decode("latin-1").lower(), value.decode("utf-8", "replace").strip()
-            )
+        if self.status:
+            return  # a trailer
+        key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace").strip()
+        if key == "transfer-encoding":  # the last one says whether the body is in chunks
+            self.headers[key] = text
+        else:
+            self.headers.setdefault(key, text)
 
     def on_headers_complete(self) -> None:
         parser = self._receiver.parser
         if parser is None:
             return
         status = parser.get_status_code()
+        if status < 100:
+            raise BrokenResponse(f"{status} is not an HTTP status")
         if 100 <= status < 200 and status != 101:
             self._is_interim = True
             return
@@ -235,8 +251,7 @@ class Response:
         connection = self._connection
         if connection is None:
             return
-        transport = connection.transport
-        if not self.has_ended or transport is None or transport.get_write_buffer_size():
+        if not self.has_ended or self._receiver.has_unsent:
             self.close()
             return
         self._connection = None
@@ -247,7 +262,6 @@ class Response:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        # aiohttp only closes it: then the rest of the prompt is sent, and TLS waits 30 s for the other side.
-        if connection.transport is not None:
-            connection.transport.abort()
+        self._receiver.abort()
         connection.close()
+        self._error = None  # its traceback refers to this response, and to the request

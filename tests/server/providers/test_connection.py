@@ -1,19 +1,28 @@
 """What arrives is passed on in the callback of the transport, or waits to be read, within bounds."""
 
 import asyncio
+import contextlib
+import gc
 import itertools
+import sys
+import weakref
 
 import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_provider import RawProvider, wait_for_end
 
 from tokenwire_server.providers.body import MAX_PIECE_BYTES, Body
 from tokenwire_server.providers.connection import (
     MAX_PUSH_BYTES,
+    MAX_WRITE_BYTES,
     STEP_BYTES,
+    InvalidResponse,
     ProviderConnection,
 )
+from tokenwire_server.providers.endpoint import Endpoint
+from tokenwire_server.providers.http import Connections
 from tokenwire_server.providers.response import MAX_WAITING_BYTES, Response
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
@@ -23,7 +32,7 @@ class Transport(asyncio.Transport):
     def __init__(self):
         super().__init__()
         self.is_paused = self.is_aborted = False
-        self.sent = b""
+        self.writes = []
 
     def is_closing(self):
         return self.is_aborted
@@ -34,8 +43,14 @@ class Transport(asyncio.Transport):
     def resume_reading(self):
         self.is_paused = False
 
+    def write(self, data):
+        self.writes.append(bytes(data))
+
     def writelines(self, pieces):
-        self.sent += b"".join(pieces)
+        self.write(b"".join(pieces))
+
+    def get_write_buffer_size(self):
+        return 0
 
     def abort(self):
         self.is_aborted = True
@@ -46,6 +61,13 @@ class Pooled:
 
     def __init__(self, protocol):
         self.protocol = protocol
+        self.is_released = False
+
+    def release(self):
+        self.is_released = True
+
+    def close(self):
+        pass
 
 
 def chunk(data):
@@ -243,12 +265,174 @@ async def test_a_connection_is_reused_only_after_all_of_a_response_that_permits_
     assert protocol.should_close != is_reused
 
 
-async def test_a_connection_that_receives_without_a_request_is_aborted(protocol):
+@pytest.mark.parametrize("size", [0, STEP_BYTES])
+async def test_what_is_received_without_a_request_is_never_a_response(protocol, size):
     response = await response_to(protocol, b"HTTP/1.1 204 No Content\r\n\r\n")
     assert response.has_ended
     assert not protocol.should_close
-    protocol.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+    head = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: %d\r\n\r\n" % size
+    protocol.data_received(head + b"x" * size)
     assert protocol.transport.is_aborted
+    assert protocol.should_close
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await Response(Pooled(protocol)).request(b"head", b"body")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"",
+        b"Connection: keep-alive\r\n",
+        b"Connection: upgrade\r\nUpgrade: x\r\n",
+        b"Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 2\r\n",
+    ],
+)
+async def test_a_connection_that_changed_its_protocol_is_not_reused(protocol, headers):
+    response = await response_to(protocol, b"HTTP/1.1 101 Switching\r\n" + headers + b"\r\n")
+    assert response.status == 101
+    assert protocol.should_close
+
+
+@pytest.mark.parametrize("status", [b"000", b"099"])
+async def test_a_status_below_100_is_not_http(protocol, status):
+    with pytest.raises(InvalidResponse, match="not an HTTP status"):
+        await response_to(protocol, b"HTTP/1.1 %b No\r\nContent-Length: 0\r\n\r\n" % status)
+    assert protocol.transport.is_aborted
+
+
+async def test_a_body_in_chunks_is_complete_only_after_its_last_chunk(protocol):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    response = await response_to(protocol, head + chunk(b"first"))
+    assert await response.read() == b"first"
+    protocol.connection_lost(None)
+    with pytest.raises(aiohttp.ClientError, match="the connection ended"):
+        await response.read()
+
+
+async def test_an_answer_can_end_with_the_connection_while_the_request_is_still_sent(protocol):
+    response = await response_to(protocol, b"HTTP/1.1 413 Too Large\r\n\r\ntoo large")
+    protocol.eof_received()  # asyncio keeps the transport open until all is sent
+    assert await response.read() == b"too large"
+    assert await response.read() == b""
+    assert protocol.should_close
+
+
+async def test_a_connection_that_ends_before_the_head_fails_while_the_request_is_still_sent(
+    protocol,
+):
+    requesting = asyncio.create_task(response_to(protocol, b"HTTP/1.1 4"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    protocol.eof_received()
+    with pytest.raises(aiohttp.ClientError, match="before the end of the head"):
+        await asyncio.wait_for(requesting, 5)
+
+
+async def test_a_body_that_ends_with_the_connection_is_not_complete_if_we_close_it(protocol):
+    response = await response_to(protocol, b"HTTP/1.1 200 OK\r\n\r\nbegin")
+    assert await response.read() == b"begin"
+    protocol.close()
+    protocol.connection_lost(None)
+    with pytest.raises(aiohttp.ClientError, match="was closed"):
+        await response.read()
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_what_arrived_at_once_is_not_kept_after_it_was_parsed_or_the_answer_closed(
+    protocol, closes
+):
+    response = await response_to(protocol, HEAD + b"\r\n")
+    data = chunk(b"x" * 100_000)
+    references = sys.getrefcount(data)
+    protocol.data_received(data)
+    await asyncio.sleep(0)
+    assert sys.getrefcount(data) > references
+    received = 0
+    while received < 100_000 and not closes:
+        received += len(await response.read())
+    if closes:
+        response.close()
+    assert sys.getrefcount(data) == references
+
+
+async def test_a_large_request_is_written_in_pieces_as_the_transport_takes_them(protocol):
+    body = bytes(range(256)) * 2048
+    requesting = asyncio.create_task(Response(Pooled(protocol)).request(b"head", body))
+    writes = protocol.transport.writes
+    for _ in range(2):
+        await asyncio.sleep(0)
+    protocol.pause_writing()
+    count = len(writes)
+    assert count < 1 + len(body) / MAX_WRITE_BYTES
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(writes) == count
+    protocol.resume_writing()
+    while protocol.has_unsent:
+        await asyncio.sleep(0)
+    assert b"".join(writes) == b"head" + body
+    assert max(map(len, writes)) <= MAX_WRITE_BYTES
+    protocol.data_received(b"HTTP/1.1 204 No Content\r\n\r\n")
+    await requesting
+
+
+async def test_a_connection_is_not_reused_before_all_of_a_request_is_written(protocol):
+    pooled = Pooled(protocol)
+    response = Response(pooled)
+    requesting = asyncio.create_task(response.request(b"head", b"x" * 2 * MAX_WRITE_BYTES))
+    await asyncio.sleep(0)
+    protocol.pause_writing()
+    protocol.data_received(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+    await requesting
+    assert response.has_ended
+    response.release()
+    assert protocol.transport.is_aborted
+    assert not pooled.is_released
+
+
+@contextlib.asynccontextmanager
+async def connections_to(script):
+    connections = Connections(connect_s=5)
+    async with RawProvider(script) as provider, asyncio.timeout(20):
+        yield connections, Endpoint(provider.url, {})
+        await connections.aclose()
+
+
+async def test_a_pool_closes_at_once_while_a_provider_does_not_read_a_request():
+    reached = asyncio.Event()
+
+    async def script(provider, reader, writer):
+        writer.transport.pause_reading()
+        reached.set()
+        await provider.ended_at
+
+    async with connections_to(script) as (connections, endpoint):
+        requesting = asyncio.create_task(connections.post(endpoint, b"x" * 20_000_000))
+        await reached.wait()
+        async with asyncio.timeout(5):
+            await connections.aclose()
+            with pytest.raises(aiohttp.ClientError):
+                await requesting
+
+
+async def test_a_failed_request_is_not_kept_until_the_garbage_collection():
+    async def script(provider, reader, writer):
+        writer.write(b"This is not HTTP.")
+        await wait_for_end(reader)
+
+    def on_sent():
+        """Is referred to by the same frame as the request's body."""
+
+    gc.disable()
+    try:
+        async with connections_to(script) as (connections, endpoint):
+            reference = weakref.ref(on_sent)
+            with contextlib.suppress(InvalidResponse):
+                await connections.post(endpoint, b"{}", on_sent=on_sent)
+            del on_sent
+            assert reference() is None
+    finally:
+        gc.enable()
 
 
 async def test_the_transport_is_paused_while_more_waits_than_may(protocol):
