@@ -1,4 +1,4 @@
-"""One connection to a provider: the bytes on it, and the bounds on what is around the bodies of responses.
+"""One connection to a provider: writing requests, parsing responses, and bounds on the framing of responses.
 
 The HTTP parser has no bounds on heads, responses of status 1xx before the answer, zeros before a chunk's
 size, chunk extensions and trailers. The code that waits for the answer sees none of these, and parsing them
@@ -16,7 +16,7 @@ import httptools
 from .response import MAX_WAITING_BYTES, BrokenResponse, Response
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Maximum size of all before the body: responses of status 1xx, the status line and all headers. Some
+"""Maximum size of everything before the body: responses of status 1xx, status line and headers. Some
 gateways send headers of 10 KB."""
 MAX_FRAMING_BYTES = 64 * 1024
 """Maximum size of chunk sizes, extensions and trailers, beyond `FRAMING_RATIO` for each byte of the body that
@@ -42,15 +42,15 @@ class FramingError(aiohttp.ClientPayloadError):
 
 
 class InvalidResponse(aiohttp.ClientError):
-    """The connection received what is not HTTP. The text quotes the beginning if no response began."""
+    """The connection received data that is not HTTP. The text quotes the first bytes if no response began."""
 
 
 class ProviderConnection(asyncio.Protocol):
     """The protocol of a connection in aiohttp's pool: one request and its response at a time.
 
-    It writes large requests and parses what arrives in steps. It pauses the transport while a step waits, or
-    the reader of the response. The pool uses `transport`, `should_close`, `closed`, `is_connected`, `close`
-    and `abort`.
+    Large requests are written in steps, and received data is parsed in steps. The connection pauses the
+    transport while parsed or unparsed data waits. The pool uses `transport`, `should_close`, `closed`,
+    `is_connected`, `close` and `abort`.
     """
 
     __slots__ = (
@@ -58,12 +58,12 @@ class ProviderConnection(asyncio.Protocol):
         "_checked_body_bytes",
         "_closed",
         "_excess_bytes",
-        "_is_over",
+        "_has_ended_input",
         "_is_paused",
         "_is_scheduled",
         "_is_writing_paused",
         "_loop",
-        "_lost_by",
+        "_lost_error",
         "_received_bytes",
         "_response",
         "_unparsed",
@@ -87,23 +87,23 @@ class ProviderConnection(asyncio.Protocol):
         self.parser: httptools.HttpResponseParser | None = None
         """The parser of the response that is received. The two refer to each other."""
         self._received_bytes = 0
-        """Parsed since the last check of the framing."""
+        """Bytes parsed since the last check of the framing."""
         self._check_at_bytes = 0
         self._checked_body_bytes = 0
         """Size of the body at the last check."""
         self._excess_bytes = 0
         """Bytes of framing beyond those that the body permits."""
         self._unsent = _NOTHING
-        """What is not written yet of the request."""
+        """The part of the request that has not been written yet."""
         self._is_writing_paused = False
         self._unparsed = _NOTHING
-        """What has arrived and is not parsed yet."""
+        """Received data that has not been parsed yet."""
         self._is_scheduled = False
         """Whether the next step is scheduled."""
         self._is_paused = False
-        self._is_over = False
+        self._has_ended_input = False
         """Whether nothing more arrives."""
-        self._lost_by: Exception | None = None
+        self._lost_error: Exception | None = None
 
     @property
     def closed(self) -> asyncio.Future[None] | None:
@@ -188,12 +188,12 @@ class ProviderConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """End the response, although the transport stays open until all of the request is sent."""
-        self._receive_end(None)
+        self._end_input(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._unsent = _NOTHING
-        self._receive_end(exc)
+        self._end_input(exc)
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 
@@ -237,16 +237,15 @@ class ProviderConnection(asyncio.Protocol):
         if not self._unparsed:  # the response has failed, or was closed
             return
         step = self._unparsed[:STEP_BYTES]
-        self._unparsed = (
-            self._unparsed[STEP_BYTES:] or _NOTHING
-        )  # an empty view would keep all of it
+        # An empty view would keep all of the data.
+        self._unparsed = self._unparsed[STEP_BYTES:] or _NOTHING
         self.push_room_bytes = 0
         self._parse(step)
         if self._unparsed:
             if not self._is_full:
                 self._schedule_step()
-        elif self._is_over:
-            self._end_lost()
+        elif self._has_ended_input:
+            self._end_with_connection()
         elif not self._is_full:
             self.resume()
 
@@ -272,7 +271,7 @@ class ProviderConnection(asyncio.Protocol):
             self._check(response)
 
     def _check(self, response: Response) -> None:
-        """Check the size of what is around the body."""
+        """Fail the response if its head or its framing is too large."""
         if not response.status:
             if self._received_bytes > MAX_HEAD_BYTES:
                 text = f"sent more than {MAX_HEAD_BYTES // 1024} KiB before its answer"
@@ -288,10 +287,10 @@ class ProviderConnection(asyncio.Protocol):
             self._drop(FramingError(text))
 
     def _end(self, response: Response, *, is_reusable: bool = False) -> None:
-        """End a complete response. What follows does not belong to it."""
+        """End a complete response. Data after it is dropped, and the connection is then not reused."""
         self.parser = self._response = None
         response.end()
-        if is_reusable and not self._unparsed and not self._is_over:
+        if is_reusable and not self._unparsed and not self._has_ended_input:
             self.should_close = False
             self.resume()
         else:
@@ -309,18 +308,18 @@ class ProviderConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def _receive_end(self, error: Exception | None) -> None:
-        """The provider sends nothing more. What has arrived is still parsed."""
+    def _end_input(self, error: Exception | None) -> None:
+        """Accept that nothing more arrives. Waiting data is still parsed."""
         self.should_close = True
-        if self._is_over:
+        if self._has_ended_input:
             return
-        self._is_over, self._lost_by = True, error
+        self._has_ended_input, self._lost_error = True, error
         if not self._unparsed:
-            self._end_lost()
+            self._end_with_connection()
 
-    def _end_lost(self) -> None:
-        """End the response because the connection has ended, and all that arrived is parsed."""
-        response, error = self._response, self._lost_by
+    def _end_with_connection(self) -> None:
+        """End the response after the connection has ended and all data is parsed."""
+        response, error = self._response, self._lost_error
         self.parser = self._response = None
         if response is None:
             return

@@ -118,7 +118,7 @@ class _Pool(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        protocol: Any = ProviderConnection  # it has what the pool uses of aiohttp's own
+        protocol: Any = ProviderConnection  # it has all attributes that the pool uses
         self._factory = functools.partial(protocol, self._loop)
 
 

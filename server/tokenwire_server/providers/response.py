@@ -55,8 +55,8 @@ class Response:
     """A response. Its owner must call `release` or `close`.
 
     `request` sends the request and waits for the head. The body is then read by one task: by `read`, or by
-    `push`, which passes on what arrives in the callback of the transport. A token that is read takes a future
-    and a switch to the task.
+    `push`, which passes on what arrives in the callback of the transport. `read` takes a future and a task
+    switch for each token.
 
     The methods that begin with `on_` are called by the parser, `end` and `fail` by the connection.
     """
@@ -103,7 +103,7 @@ class Response:
     async def request(self, head: bytes, body: bytes) -> None:
         """Send a request, and wait for the head of this response.
 
-        Raises aiohttp.ClientError if the connection breaks, or receives what is not HTTP.
+        Raises aiohttp.ClientError if the connection breaks, or receives data that is not HTTP.
         """
         self._receiver.send(self, head, body)
         while not self.status:
@@ -185,6 +185,8 @@ class Response:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status:
             return  # a trailer
+        if b"\0" in value:  # the lenient parser accepts it
+            raise BrokenResponse("a header contains a NUL character")
         key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace").strip()
         if key == "transfer-encoding":  # the last one says whether the body is in chunks
             self.headers[key] = text
@@ -237,12 +239,12 @@ class Response:
             self.end()
 
     def end(self) -> None:
-        """The response is complete."""
+        """Mark the response as complete."""
         self.has_ended = True
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more arrives. What waits is still read before `error` is raised."""
+        """Mark the response as failed. `read` returns the waiting bytes before it raises `error`."""
         self._error = error
         self._wake()
 

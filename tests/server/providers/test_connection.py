@@ -293,10 +293,17 @@ async def test_a_connection_that_changed_its_protocol_is_not_reused(protocol, he
     assert protocol.should_close
 
 
-@pytest.mark.parametrize("status", [b"000", b"099"])
-async def test_a_status_below_100_is_not_http(protocol, status):
-    with pytest.raises(InvalidResponse, match="not an HTTP status"):
-        await response_to(protocol, b"HTTP/1.1 %b No\r\nContent-Length: 0\r\n\r\n" % status)
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"000 No\r\n", "0 is not an HTTP status"),
+        (b"099 No\r\n", "99 is not an HTTP status"),
+        (b"200 OK\r\nX: a\0b\r\n", "NUL"),
+    ],
+)
+async def test_what_the_parser_accepts_although_it_is_not_http_fails(protocol, start, message):
+    with pytest.raises(InvalidResponse, match=message):
+        await response_to(protocol, b"HTTP/1.1 " + start + b"Content-Length: 0\r\n\r\n")
     assert protocol.transport.is_aborted
 
 
