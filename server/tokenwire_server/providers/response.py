@@ -216,8 +216,11 @@ class Response:
         self.body_bytes += len(data)
         receive = self._receive
         if receive is not None:
-            waiter, receiver = self._waiter, self._receiver
-            is_pushing = waiter is not None and not waiter.done()  # otherwise it stopped
+            receiver = self._receiver
+            # No variable refers to the future: it would refer to this frame if `receive` raises.
+            is_pushing = (
+                self._waiter is not None and not self._waiter.done()
+            )  # otherwise it stopped
             if is_pushing and len(data) <= receiver.push_room_bytes:
                 receiver.push_room_bytes -= len(data)
                 try:

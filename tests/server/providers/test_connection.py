@@ -169,6 +169,25 @@ async def test_an_error_of_the_receiver_is_raised_where_the_push_is_awaited(prot
         await task
 
 
+async def test_a_receiver_that_raised_is_not_kept_until_the_garbage_collection(protocol):
+    def receive(data):
+        raise ValueError(data)
+
+    body = await begun(protocol)
+    reference = weakref.ref(receive)
+    gc.disable()
+    try:
+        task = await pushing(body, receive)
+        protocol.data_received(chunk(b"one"))
+        with contextlib.suppress(ValueError):
+            await task
+        del task, receive
+        await asyncio.sleep(0)  # the callback that woke this test refers to the task
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 async def test_a_connection_that_breaks_ends_the_push_and_fails_the_read(protocol):
     body, got = await begun(protocol), []
     task = await pushing(body, lambda data: got.append(data) is None)
