@@ -8,6 +8,7 @@ can keep a core busy.
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import cast
 
 import aiohttp
@@ -113,7 +114,29 @@ class ProviderConnection(asyncio.Protocol):
         return self._closed
 
     def is_connected(self) -> bool:
+        """Whether the connection is open and, if it is idle, whether nothing has arrived on it.
+
+        The next request would otherwise be answered by data that the system has received and the event loop
+        has not read yet, or fail because the provider has closed the connection.
+        """
+        if not self._is_open:
+            return False
+        return self._response is not None or not self._is_readable
+
+    @property
+    def _is_open(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def _is_readable(self) -> bool:
+        """Whether the system has received data, or the end of the connection. This takes 1 us."""
+        transport = self.transport
+        transport_socket = transport.get_extra_info("socket") if transport is not None else None
+        if transport_socket is None:
+            return False
+        poll = select.poll()
+        poll.register(transport_socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def abort(self) -> None:
         """Close the connection immediately. Nothing that waits is sent or parsed."""
@@ -207,7 +230,7 @@ class ProviderConnection(asyncio.Protocol):
 
     def _write_next(self) -> None:
         """Write the next bytes of a large request. Other tasks run before the ones after them."""
-        if self._is_writing_paused or not self._unsent or not self.is_connected():
+        if self._is_writing_paused or not self._unsent or not self._is_open:
             return
         piece = self._unsent[:MAX_WRITE_BYTES]
         self._unsent = self._unsent[MAX_WRITE_BYTES:] or _NOTHING

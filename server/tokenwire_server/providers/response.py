@@ -218,9 +218,7 @@ class Response:
         if receive is not None:
             receiver = self._receiver
             # No variable refers to the future: it would refer to this frame if `receive` raises.
-            is_pushing = (
-                self._waiter is not None and not self._waiter.done()
-            )  # otherwise it stopped
+            is_pushing = self._waiter is not None and not self._waiter.done()
             if is_pushing and len(data) <= receiver.push_room_bytes:
                 receiver.push_room_bytes -= len(data)
                 try:

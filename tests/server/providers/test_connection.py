@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import socket
 import sys
 import weakref
 
@@ -295,6 +296,24 @@ async def test_what_is_received_without_a_request_is_never_a_response(protocol, 
     assert protocol.should_close
     with pytest.raises(aiohttp.ClientConnectionError):
         await Response(Pooled(protocol)).request(b"head", b"body")
+
+
+@pytest.mark.parametrize(
+    "late", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["data", "end"]
+)
+async def test_a_connection_on_which_unread_data_has_arrived_is_not_reused(late):
+    loop = asyncio.get_running_loop()
+    ours, providers = socket.socketpair()
+    with providers:
+        transport, protocol = await loop.create_connection(
+            lambda: ProviderConnection(loop), sock=ours
+        )
+        response = await response_to(protocol, b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert response.has_ended
+        assert protocol.is_connected()
+        providers.send(late) if late else providers.close()
+        assert not protocol.is_connected()
+    transport.abort()
 
 
 @pytest.mark.parametrize(
