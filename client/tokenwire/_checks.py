@@ -12,7 +12,8 @@ _T = TypeVar("_T")
 def check_type(value: _T, kind: type, name: str) -> _T:
     """Return the value. Raise TypeError if it is of another type."""
     if not isinstance(value, kind):
-        expected = "a mapping" if kind is Mapping else f"a {kind.__name__}"
+        kind_name = "mapping" if kind is Mapping else kind.__name__
+        expected = f"{'an' if kind_name[0] in 'AEIOUaeiou' else 'a'} {kind_name}"
         raise TypeError(f"{name}: must be {expected}, not {type(value).__name__}")
     return value
 
@@ -25,7 +26,7 @@ def check_list(values: Iterable[_T], name: str) -> Iterable[_T]:
 
 
 def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels. Raise TypeError if they are not a mapping of texts."""
+    """Return the labels. Raise TypeError if they are not a mapping with str keys and values."""
     return {
         check_type(key, str, "labels"): check_type(value, str, f"labels.{key}")
         for key, value in check_type(labels, Mapping, "labels").items()
@@ -40,7 +41,7 @@ def check_int(value: int, name: str) -> int:
 
 
 def check_seconds(seconds: float | None, name: str) -> float | None:
-    """Return a time. Raise TypeError if it is neither a number of seconds nor None."""
+    """Return the number of seconds. Raise TypeError if it is neither a number nor None."""
     if seconds is not None and not isinstance(seconds, Real):
         raise TypeError(
             f"{name}: must be a number of seconds or None, not {type(seconds).__name__}"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ARGUMENTS = ("key", "max_retries", "options", "resumable", "target", "tls")
-"""Of the client, to suggest them for names of other clients and for misspelled ones."""
+"""The arguments of the client, to suggest for an unknown one."""
 
 
 class AsyncClient(AsyncChatMethods):
@@ -78,8 +78,8 @@ class AsyncClient(AsyncChatMethods):
     `cancel`, `delete` and `usage_records` are not retried.
 
     Raises:
-        TypeError: an argument is unknown or of the wrong type. For the name that another client has, such as
-            `base_url`, the error names the argument to use.
+        TypeError: an argument is unknown or of the wrong type. For a name that other clients use, such as
+            `base_url`, the error names the right argument.
         ValueError: `max_retries` is negative, the target is a URL, the key is malformed, or a TLS file is
             missing or invalid.
     """

@@ -176,7 +176,7 @@ class Answer(Generic[ParsedT_co]):
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the answer ended. None: it was not read to its end, for example because its block was left."""
+        """Why the answer ended. None: it was not read to its end, for example because the block was left."""
         finished = self._state.finished
         return None if finished is None else FinishReason(finished.reason)
 

@@ -117,7 +117,8 @@ class AnswerBuilder:
     not part of the answer: read them as events. The whole answer is in memory; the server limits its size
     (`max_output_tokens`, and the limit for one stream).
 
-    With `text_before`, it builds the rest of an answer that has this text. The JSON then consists of both.
+    With `text_before`, it builds the rest of an answer that begins with this text. The JSON answer is then
+    `text_before` and the text of the rest together.
     """
 
     def __init__(

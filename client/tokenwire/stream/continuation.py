@@ -16,8 +16,8 @@ def continuation_of(request: ChatRequest, message: Message) -> ChatRequest:
     If the request ends with text of the assistant, such as that of an earlier continuation, the text that
     arrived is appended to the same message, because models continue only the last one.
     White space at the end of its text is left out: models begin the next word with it. The copy has no
-    request_id, because it is another request, no fallback_models: they might begin a new answer, and no
-    response_format: it describes the whole answer, and providers and servers would apply it to the rest.
+    request_id, because it is another request; no fallback_models, because they might begin a new answer; and
+    no response_format, because it describes the whole answer, and would be applied to the rest alone.
 
     Raises:
         CannotContinue: the message has no text, or has more than text.

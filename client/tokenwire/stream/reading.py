@@ -67,7 +67,7 @@ class Reading:
     after a broken connection, and a stream that this reading started is cancelled when it is left.
     `retries` decides whether the request is retried if it fails before the first content.
     `answer_type` is the class of the answer. `is_json` is for a stream that is resumed: the answer is JSON.
-    `rest` is for a stream that continues an answer: the empty builder of its rest.
+    `rest` is for a stream that continues an answer: the builder that `AnswerBuilder.of_rest` returned.
 
     Raises:
         ValueError: the request asks for CANCEL, which contradicts `is_resumable`.
@@ -88,7 +88,7 @@ class Reading:
         self._policy: ResumePolicy | None = None
         self._cancels_when_left = False
         self._is_over = False
-        """As `ResumePolicy.is_over`, for a stream that is not resumed."""
+        """Like `ResumePolicy.is_over`, for a stream without a policy."""
         self._outlives_readers = True  # after `resume`, the client does not have the request
         self._given_request = request
         if isinstance(request, ResumeStreamRequest):
@@ -228,9 +228,9 @@ class Reading:
         return self.cursor
 
     def cancel_when_left(self) -> None:
-        """Cancel the generation when the stream is left, also if it would outlive its readers.
+        """Cancel the generation when the stream is left, even if it would outlive its readers.
 
-        No effect on a stream that is read from a cursor: another reader has started it.
+        No effect on a stream that is read from a cursor: another reader started it.
         """
         if isinstance(self._request, ChatRequest):
             self._cancels_when_left = self._outlives_readers

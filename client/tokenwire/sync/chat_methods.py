@@ -115,8 +115,8 @@ class ChatMethods(LookupMethods):
         connection, Draining or SlowReader, the client resumes the stream where it was interrupted. After the
         notice DRAINING it reads the stream from another server, if a load balancer chooses one. `timeout` is
         the deadline of the whole stream. If resuming fails, the last error is raised, and the caller can use
-        `resume(stream_id, last_sequence)`. If the server is gone, this takes at most the `linger`, unless
-        `timeout` ends it earlier.
+        `resume(stream_id, last_sequence)`. If the server is gone, the client tries for at most the `linger`,
+        or until `timeout` has passed.
 
         Leaving the block of a resumable stream early cancels the generation with a call that takes at most
         3 seconds. If the caller's process
@@ -207,9 +207,10 @@ class ChatMethods(LookupMethods):
         can be continued in the same way: `text_before` then has the text of both. The request_id and the
         fallback models of the first request are not used again.
 
-        If `response_format` was a class, `rest.result` is an object of it, from `text_before` and the text
-        after it. The format itself is not sent again, because it describes the whole answer. So the server
-        does not check the rest: without a class, `rest.result` raises IncompleteStream.
+        If `response_format` was a class, `rest.result` is an object of this class, parsed from `text_before`
+        and the text after it. The format is not sent again, because it describes the whole answer. So the
+        server does not check the rest, and `rest.values` yields nothing. Without a class, `rest.result`
+        raises IncompleteStream.
 
         Only a model with the capability PREFILL can continue: other models would begin a new answer. The
         model is looked up with `get_model`; then the call starts when the block is entered, as in

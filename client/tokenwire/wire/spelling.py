@@ -49,7 +49,7 @@ HINTS: Mapping[str, str] = {
         )
     },
 }
-"""The replacement for a name of another API, in a request."""
+"""The replacement for the name of a request field in another API."""
 
 _TARGET = 'use target, such as target="host:50051"'
 
@@ -59,7 +59,7 @@ CLIENT_HINTS: Mapping[str, str] = {
     "api_key": "use key",
     "auth_token": "use key",
     "base_url": _TARGET,
-    "credentials": "use tls, and key",
+    "credentials": "use tls and key",
     "endpoint": _TARGET,
     "host": _TARGET,
     "secure": "use tls",
@@ -69,7 +69,7 @@ CLIENT_HINTS: Mapping[str, str] = {
     "url": _TARGET,
     "verify": "use tls",
 }
-"""The replacement for an argument of another client."""
+"""The replacement for the name of an argument of another client."""
 
 USAGE_HINTS: Mapping[str, str] = {
     "after": "use since",
@@ -79,7 +79,7 @@ USAGE_HINTS: Mapping[str, str] = {
     "finish_reason": "use outcomes",
     "group_by": "use usage_summary",
     "key": "use key_prefix",
-    "limit": "stop reading after as many records",
+    "limit": "stop reading after that many records",
     "metadata": "use labels",
     "start": "use since",
     "start_time": "use since",
@@ -87,7 +87,7 @@ USAGE_HINTS: Mapping[str, str] = {
     "status": "use outcomes",
     "tags": "use labels",
 }
-"""The replacement for a filter of another API, and of the protocol."""
+"""The replacement for the name of a usage filter in another API or in the protocol."""
 
 
 def refuse_unknown(

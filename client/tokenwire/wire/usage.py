@@ -35,7 +35,7 @@ PAGE_SIZE = 1000
 """Default number of records in a page: the most that a server sends."""
 
 _OPTIONS = ("label_key", "page_size", "timeout")
-"""Arguments of the clients' methods that are not filters, to suggest them for misspelled names."""
+"""Arguments of the clients' methods that are not filters, to suggest for misspelled names."""
 
 CountSource = Literal["provider", "tokenizer", "estimate", ""]
 UsageGroupName = Literal["day", "model", "label", "key"]

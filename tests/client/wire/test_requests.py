@@ -1,3 +1,4 @@
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -305,6 +306,10 @@ def test_a_field_of_the_wrong_type_is_named(fields, says):
         (
             lambda: tokenwire.Client().continue_from("st_1"),
             "stream: must be a ChatStream, not str",
+        ),
+        (
+            lambda: asyncio.run(tokenwire.AsyncClient().continue_from("st_1")),
+            "stream: must be an AsyncChatStream, not str",
         ),
         (
             lambda: tokenwire.Client().usage_records(since="yesterday"),
