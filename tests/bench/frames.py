@@ -58,7 +58,12 @@ class FrameConnection(asyncio.Protocol):
         self._rest = b""
 
     async def call(self, message: bytes, recording: Recording) -> None:
-        """Make one call, and record what arrives until it has ended. Raises Unmeasurable if it fails."""
+        """Make one call, and record what arrives until it has ended.
+
+        Raises Unmeasurable if it fails, and TimeoutError if it does not end within CALL_LIMIT_S.
+        """
+        if self._transport.is_closing():
+            raise Unmeasurable("the connection has ended")
         self._last_id += 2
         ended = asyncio.get_running_loop().create_future()
         recording.called = time.monotonic()
@@ -69,7 +74,8 @@ class FrameConnection(asyncio.Protocol):
             _frame(HEADERS, END_HEADERS, self._last_id, headers)
             + _frame(DATA, END_STREAM, self._last_id, body)
         )
-        await ended
+        async with asyncio.timeout(CALL_LIMIT_S):
+            await ended
 
     def close(self) -> None:
         self._transport.close()
