@@ -95,7 +95,7 @@ def test_words_of_known_letters_are_not_searched(monkeypatch):
 def test_a_piece_with_other_characters_is_searched_once(monkeypatch):
     filters = compiled(r"\bword-[0-9]")
     pieces = [" über", " 漢字", " 🙂", " naïve"]
-    for _ in range(10):  # each time, one step is found out
+    for _ in range(10):  # each time, one more step is learned
         filtered(filters, pieces)
     monkeypatch.delattr(Matcher, "undecided")
     filter_ = filters.new()

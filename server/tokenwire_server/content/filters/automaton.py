@@ -7,9 +7,9 @@ a few.
 The states are made when a text first reaches them. A state is which patterns may have begun, and also has the
 outcomes of short pieces without digits.
 
-The automaton does not decide everything. RE2 searches text of which the folded view is not ASCII, and if a
+The automaton does not decide everything. RE2 searches if the folded view of the text is not ASCII, and if a
 match is complete. It also searches in the rare case that the first of several matches which may have begun
-turns out not to be one. Of a search that lets a piece pass, the outcome is kept, too.
+turns out not to be one. If a search lets a piece pass, its outcome is kept, too.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Automaton:
         if len(text) > self._max_chars:
             return None
         folded = text if text.isascii() else self._folding.aligned(text)
-        if folded is None or not folded.isascii():  # of other characters, there are too many steps
+        if folded is None or not folded.isascii():  # other characters would need too many steps
             return None
         next_state, begin = self._walk(state, folded)
         if next_state is UNKNOWN:
@@ -117,10 +117,11 @@ class Automaton:
             self._keep(state, text, folded, outcome)
         return outcome
 
-    def passed(self, state: State, text: str, before: str) -> State:
-        """Return the state after a piece that a search let pass, with all that was held: no match has begun.
+    def state_after_search(self, state: State, text: str, before: str) -> State:
+        """Return the state after a piece that a search let pass in this state, and keep this outcome.
 
-        `before` is the kind of the last character of the piece.
+        All that was held has passed, too: no match has begun. `before` is the kind of the last character of
+        the piece.
         """
         next_state = self._state(before, _NONE, _NONE)
         if self._outcome_count < MAX_OUTCOMES and len(text) <= self._max_chars:
@@ -136,7 +137,7 @@ class Automaton:
             state[text] = outcome
 
     def _walk(self, state: State, text: str) -> tuple[State, int]:
-        """Return the state after a folded text, and which of its characters begins the first match; -1: none.
+        """Return the state after a folded text, and the index at which the first match begins; -1: none does.
 
         At most one step is made that is not known yet, because it takes longer than a search.
         """
@@ -164,18 +165,15 @@ class Automaton:
         return step
 
     def _step(self, state: State, character: str) -> Step:
-        folded = self._folding.character(character)
-        if len(folded) != 1:
-            return UNKNOWN, False
         advance = self._program.advance
         before = state.before
         if not state.first:
-            first = advance(self._program.starts, before, folded)
-            return self._state(kind_of(folded.encode()), first, _NONE), bool(first)
+            first = advance(self._program.starts, before, character)
+            return self._state(kind_of(character.encode()), first, _NONE), bool(first)
         no_threads = self._state(before, _NONE, _NONE)
         begun, _ = no_threads.steps.get(character) or self._learn(no_threads, character)
-        first = advance(state.first, before, folded)
-        later = advance(state.later, before, folded)
+        first = advance(state.first, before, character)
+        later = advance(state.later, before, character)
         if begun is UNKNOWN or first is None or later is None or (later and not first):
             return UNKNOWN, False
         if not first:

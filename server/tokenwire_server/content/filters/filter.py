@@ -189,7 +189,9 @@ class Filter:
             if text.index_after_last() - decided <= self._max_chars:
                 self._hold(text, original, decided)
                 if not (self.held or self._ignored or self._automaton is None):
-                    self._state = self._automaton.passed(state, piece, kind_of(self._context))
+                    self._state = self._automaton.state_after_search(
+                        state, piece, kind_of(self._context)
+                    )
                 return original[:decided]
         shown: list[str] = []
         done = 0  # the index up to which it is decided
