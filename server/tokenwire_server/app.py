@@ -89,9 +89,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GC_THRESHOLDS = (10_000, 0, 100)
-"""Every second collection visits up to 20,000 objects, and takes 7 ms. An open stream has 200. Python's own
+"""A collection visits the objects created since the last one. Every second collection also visits those that
+the one before kept: up to 20,000 objects in all, in up to 7 ms. An open stream has 200 objects. Python's own
 thresholds, (700, 10, 10), stop 300 streams for 25 ms every 1.5 s and take 3.5 % of the CPU. Streams leave
-little for collection: 5 small objects of gRPC each, 90 where one failed."""
+little garbage: 5 small objects of gRPC each, or 90 if the stream failed."""
 
 DEMO_KEYS = {"OPENAI_API_KEY": "demo", "ANTHROPIC_API_KEY": "demo"}
 DEMO_MODELS = ("openai/demo", "openai-responses/demo", "anthropic/demo")

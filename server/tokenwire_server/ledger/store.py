@@ -37,9 +37,9 @@ MAX_SUMMARY_ROWS = 10_000
 ROWS_AT_ONCE = 25
 """Number of rows that are read at once: 1 ms of the event loop."""
 RECORDS_AT_ONCE = 50
-"""The same for records that one statement writes."""
+"""Number of records that one statement writes: also 1 ms of the event loop."""
 FIGURES_AT_ONCE = 200
-"""The same for records of which only the figures are written."""
+"""Number of records of which one statement writes only the figures: also 1 ms."""
 
 _column = usage_records.c
 _MODEL_SERVED = _column.provider + "/" + _column.model
@@ -74,8 +74,8 @@ class UsageStore:
         Write the records of a stream from one task, in order, so that no record is replaced by an older
         one.
 
-        `figures` are further records: those of open streams that have rows. They take about half of
-        the event loop's time.
+        `figures` are further records: those of open streams that have rows. Writing their figures takes
+        about half as much of the event loop's time.
         """
         async with self._database.writing() as connection:
             if self._statements is None:

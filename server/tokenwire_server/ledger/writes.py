@@ -40,13 +40,13 @@ _encode = msgspec.json.Encoder().encode
 class Upsert:
     """The statement that inserts or replaces a record, as `UsageStore.write` specifies.
 
-    It is for `exec_driver_sql`, which takes about half the time of `execute` for 100 records: SQLAlchemy does
-    not convert each parameter of each row.
+    Run it with `exec_driver_sql`. For 100 records this takes about half the time of `execute`, in which
+    SQLAlchemy converts each parameter of each row.
     """
 
     def __init__(self, connection: AsyncConnection) -> None:
         new = upsert(connection, usage_records)
-        # Literals, so that all parameters are columns.
+        # Literals, so that every parameter is the value of a column.
         open_, lost = (
             literal_column(f"'{outcome}'", String) for outcome in (Outcome.OPEN, Outcome.LOST)
         )

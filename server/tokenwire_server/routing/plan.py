@@ -107,7 +107,9 @@ class Router:
         return tuple(routes[index][0] for index in order_of(states, choice, random=self._random))
 
     def fallbacks(self, model: str, tenant: str = "") -> tuple[str, ...]:
-        """Return the names of the models that the configuration has as fallbacks. Raises as `routes`.
+        """Return the names of the models that the configuration has as fallbacks.
+
+        Raises as `routes`, except if no model has fallbacks: then the model is not looked up.
 
         A model can inherit fallbacks from its target. It is not a fallback of itself: it would be repeated
         without a pause, beyond the retry budget of its provider.

@@ -85,7 +85,7 @@ def configure_logging(
     handler.setFormatter(json_formatter() if log_format == "json" else TextFormatter())
     if worker is not None:
         handler.addFilter(_with_worker(worker))
-    # What no format has is not looked up: https://docs.python.org/3/howto/logging.html#optimization
+    # Do not look up what no format contains: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     # The SDKs may have configured it before.

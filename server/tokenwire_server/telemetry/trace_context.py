@@ -27,6 +27,6 @@ def receive_trace_context(metadata: Iterable[tuple[str, str | bytes]] | None) ->
         for key, value in metadata or ()
         if key in TRACE_HEADERS and isinstance(value, str)
     )
-    # A value that is set takes memory in each copy of the context: each timer and each task has one.
+    # Setting a value gives the call a context of its own, which its timers and tasks keep in memory.
     if headers != caller_headers.get():
         caller_headers.set(headers)
