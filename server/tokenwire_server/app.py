@@ -258,7 +258,12 @@ async def serve(
         admission = Admission(router, limiter, spend, estimator)
         screening = Screening(routing, metrics.filter_acted if metrics else None)
         chats = Chats(admission, spend, directory, streams, cache, screening)
-        load = LoadControl(settings.overload, lambda: streams.live_count, has_tenants)
+        load = LoadControl(
+            settings.overload,
+            lambda: streams.live_count,
+            has_tenants,
+            waiting_s=registry.connections.backlog.waiting_s,
+        )
 
         def revoked(key_prefix: str) -> None:
             calls.end(key_prefix)  # first, so that its callers get the reason

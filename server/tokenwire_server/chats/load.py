@@ -105,7 +105,9 @@ class LoadControl:
     """Counts the open chats, and refuses new ones while the event loop is late.
 
     `stream_count` returns the number of streams that generate. While `has_tenants` returns True, tenants
-    share the limit, see `SharedBound`.
+    share the limit, see `SharedBound`. `waiting_s` returns for how many seconds an answer has waited to be
+    decoded. While many answers wait, each turn of the loop is short, and its timers are on time although it
+    has too much work.
     """
 
     def __init__(
@@ -113,7 +115,10 @@ class LoadControl:
         config: OverloadConfig,
         stream_count: Callable[[], int],
         has_tenants: Callable[[], bool],
+        *,
+        waiting_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._waiting_s = waiting_s
         self._max_lag_s = config.max_lag_s
         self._limit = ChatLimit(config)
         self._stream_count = stream_count
@@ -128,6 +133,7 @@ class LoadControl:
         """Take a sample of the event loop's lag, see `sample_lag`."""
         # Only chats that have both a call and a stream count. A caller that opens and resets thousands of
         # calls would otherwise keep out all others. Streams without a call do not end if chats are refused.
+        lag_s = max(lag_s, self._waiting_s())
         self._limit.observe(lag_s, min(self._open.used, self._stream_count()))
 
     def admitted(self, caller: Caller) -> Place:

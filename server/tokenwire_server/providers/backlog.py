@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 
 MAX_TURN_BYTES = 8 * 1024
 """Bytes that all answers together decode in one turn of the event loop, besides what just arrived."""
@@ -17,8 +19,10 @@ class Backlog:
     many answers share a turn. Belongs to one event loop.
     """
 
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting: deque[tuple[asyncio.Future[None], int, float]] = deque()
+        """The turns that answers wait for, with their sizes, and since when they wait."""
         self._left_bytes = MAX_TURN_BYTES
         self._is_counting = False
 
@@ -33,13 +37,17 @@ class Backlog:
             await asyncio.sleep(0)
             return
         turn = loop.create_future()
-        self._waiting.append((turn, size_bytes))
+        self._waiting.append((turn, size_bytes, self._clock()))
         await turn
+
+    def waiting_s(self) -> float:
+        """Return for how many seconds the first of the waiting answers has waited. 0: none waits."""
+        return self._clock() - self._waiting[0][2] if self._waiting else 0.0
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._left_bytes = MAX_TURN_BYTES
         while self._waiting and self._left_bytes > 0:
-            turn, size_bytes = self._waiting.popleft()
+            turn, size_bytes, _ = self._waiting.popleft()
             if not turn.done():  # otherwise its task was cancelled
                 turn.set_result(None)
                 self._left_bytes -= size_bytes

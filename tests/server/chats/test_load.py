@@ -117,9 +117,9 @@ def test_in_an_overload_the_server_stays_near_its_capacity(lasts_s, overload):
     assert late <= 0.1
 
 
-def late_control(has_tenants, stream_count=100, **settings):
-    config = OverloadConfig(max_lag_s=MAX_LAG_S, **settings)
-    return LoadControl(config, lambda: stream_count, lambda: has_tenants)
+def late_control(has_tenants, stream_count=100, waiting_s=lambda: 0.0):
+    config = OverloadConfig(max_lag_s=MAX_LAG_S)
+    return LoadControl(config, lambda: stream_count, lambda: has_tenants, waiting_s=waiting_s)
 
 
 def opened(control, count, tenant):
@@ -146,6 +146,15 @@ def test_a_place_is_free_again_when_a_chat_has_ended():
     for chat in chats[:40]:
         chat.__exit__(None, None, None)
     assert len(opened(control, 100, "acme")) == 15
+
+
+def test_chats_are_refused_while_answers_wait_to_be_decoded_although_timers_are_on_time():
+    waits_s = [LATE_S]
+    control = late_control(False, waiting_s=lambda: waits_s[0])
+    opened(control, 100, "acme")
+    observe(control, ON_TIME_S)
+    assert control.limit == 75
+    assert opened(control, 1, "acme") == []
 
 
 def test_a_tenant_with_many_chats_leaves_places_for_another():
