@@ -21,6 +21,7 @@ from jobs import (
 )
 from plan import (
     CPU_RATIO_LIMIT,
+    DELIVERED_SHARE_LIMIT,
     ITL_P99_ABOVE_FLOOR_LIMIT_MS,
     LOG_ENTRY_LIMIT_BYTES,
     SIMULATOR_LIMIT_TOKENS_PER_S,
@@ -91,6 +92,7 @@ class Results(msgspec.Struct, frozen=True):
     def bars(self) -> list[Bar]:
         """Return each bar with its figure."""
         name = self.headline.name
+        largest = max(self.scenarios, key=lambda result: result.scenario.streams)
         return [
             Bar(
                 "cpu_ratio",
@@ -105,6 +107,14 @@ class Results(msgspec.Struct, frozen=True):
                 self.headline.median(lambda pair: pair.itl_p99_above_floor_ms),
                 ITL_P99_ABOVE_FLOOR_LIMIT_MS,
                 "ms",
+            ),
+            Bar(
+                "delivered_share",
+                f"tokens delivered of those due, {largest.name}",
+                largest.median(lambda pair: delivered_share(largest.scenario, pair.server)),
+                DELIVERED_SHARE_LIMIT,
+                "x",
+                at_least=True,
             ),
             Bar(
                 "ttft_above_direct_ms",
@@ -188,6 +198,11 @@ def everything(plan: Plan, processes: Processes, say: Callable[[str], None]) -> 
         simulator_cpu_us_per_token=flood.cpu_s * 1e6 / plan.flood_tokens,
         direct_burst_ttft_ms=direct,
     )
+
+
+def delivered_share(scenario: Scenario, run: StreamsResult) -> float:
+    """Return how many tokens came within the window, as a share of those that the provider sent in it."""
+    return run.tokens / (scenario.streams * scenario.tokens_per_second * run.seconds)
 
 
 def load(scenario: Scenario, target: Target, watch: dict[str, int], channels: int = 4) -> Streams:

@@ -101,6 +101,7 @@ FULL = Plan(
     others=(
         Scenario(1, 50, pairs=5, window_s=4),
         Scenario(100, 50, pairs=5, ramp_s=0.5, window_s=4),
+        Scenario(1000, 20, pairs=1, ramp_s=10, settle_s=5, window_s=10),
         Scenario(20, 0, pairs=5, burst_tokens=2000),
     ),
     ttft_samples=100,
@@ -126,6 +127,7 @@ QUICK = Plan(
     others=(
         Scenario(1, 50, pairs=1, window_s=1.5),
         Scenario(100, 50, pairs=1, ramp_s=0.25, window_s=1.5),
+        Scenario(1000, 20, pairs=1, ramp_s=5, settle_s=3, window_s=4),
         Scenario(20, 0, pairs=1, burst_tokens=2000),
     ),
     ttft_samples=60,
@@ -198,10 +200,11 @@ class Bar(msgspec.Struct, frozen=True):
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
 
-CPU_RATIO_LIMIT = 2.8
+CPU_RATIO_LIMIT = 2.0
+DELIVERED_SHARE_LIMIT = 0.99
 ITL_P99_ABOVE_FLOOR_LIMIT_MS = 10.0
 TTFT_ABOVE_DIRECT_LIMIT_MS = 3.0
-STREAM_LIMIT_KIB = 64.0
+STREAM_LIMIT_KIB = 48.0
 STREAM_CPU_LIMIT_MS = 1.0
 LOG_ENTRY_LIMIT_BYTES = 200.0
 WIRE_LIMIT_BYTES = 40.0
