@@ -107,7 +107,7 @@ class LoadControl:
     `stream_count` returns the number of streams that generate. While `has_tenants` returns True, tenants
     share the limit, see `SharedBound`. `waiting_s` returns for how many seconds an answer has waited to be
     decoded. While many answers wait, each turn of the loop is short, and its timers are on time although it
-    has too much work.
+    has too much work. So a wait counts as lag, as far as it is longer than the pauses of `ReadPacing`.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class LoadControl:
         waiting_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._waiting_s = waiting_s
+        self._max_pause_s = config.max_pause_s
         self._max_lag_s = config.max_lag_s
         self._limit = ChatLimit(config)
         self._stream_count = stream_count
@@ -133,7 +134,7 @@ class LoadControl:
         """Take a sample of the event loop's lag, see `sample_lag`."""
         # Only chats that have both a call and a stream count. A caller that opens and resets thousands of
         # calls would otherwise keep out all others. Streams without a call do not end if chats are refused.
-        lag_s = max(lag_s, self._waiting_s())
+        lag_s = max(lag_s, self._waiting_s() - self._max_pause_s)
         self._limit.observe(lag_s, min(self._open.used, self._stream_count()))
 
     def admitted(self, caller: Caller) -> Place:

@@ -12,9 +12,10 @@ class OverloadConfig(Section):
     """
 
     max_lag_s: SecondsOrZero = 0.02
-    """Maximum lag of the event loop, in seconds: how late its timers run, or how long an answer waits to be
-    decoded, as the median of about ten samples in `interval_s`. Above it, fewer chats may be open, and the
-    next ones get OVERLOADED. A single pause does not count. 0 turns the limit off."""
+    """Maximum lag of the event loop, in seconds: how late its timers run, or by how much longer than
+    `max_pause_s` an answer waits to be decoded, as the median of about ten samples in `interval_s`. Above it,
+    fewer chats may be open, and the next ones get OVERLOADED. A single pause does not count. 0 turns the
+    limit off."""
     interval_s: Seconds = 1.0
     """Seconds between two decisions. If the event loop was late, the limit on open chats is set to 5 to 25 %
     less than there are. If it was on time and a chat was refused, the limit rises by 3 or 12 %."""

@@ -149,9 +149,13 @@ def test_a_place_is_free_again_when_a_chat_has_ended():
 
 
 def test_chats_are_refused_while_answers_wait_to_be_decoded_although_timers_are_on_time():
-    waits_s = [LATE_S]
+    longest_pause_s = OverloadConfig().max_pause_s
+    waits_s = [longest_pause_s]
     control = late_control(False, waiting_s=lambda: waits_s[0])
     opened(control, 100, "acme")
+    observe(control, ON_TIME_S)
+    assert control.limit == math.inf
+    waits_s[0] += LATE_S
     observe(control, ON_TIME_S)
     assert control.limit == 75
     assert opened(control, 1, "acme") == []
