@@ -1,7 +1,7 @@
 """Runs loops over tokens under valgrind, each twice in a forked process. `hops` starts it.
 
 Arguments: the number of tokens of the first run, and the hops, by default all. The second run passes twice as
-many. Prints a JSON object with the two process ids of each hop. A fork has done the imports already, and
+many. Prints a JSON object with the two process ids of each hop, and of its floor as "HOP floor". A fork has done the imports already, and
 valgrind writes the number of instructions of each process to a file of its own.
 """
 
@@ -12,6 +12,7 @@ import os
 import sys
 
 import msgspec
+from hop_floors import FLOORS
 from hop_loops import HOPS, Loop
 
 
@@ -23,6 +24,7 @@ def main() -> None:
     gc.disable()  # when it runs would depend on what was imported
     chosen = ["reference", *names] if names else HOPS
     loops = {name: HOPS[name]() for name in chosen}
+    loops |= {f"{name} floor": FLOORS[name]() for name in chosen if name in FLOORS}
     pids = {name: [_run(loop, tokens), _run(loop, 2 * tokens)] for name, loop in loops.items()}
     print(msgspec.json.encode(pids).decode())
 

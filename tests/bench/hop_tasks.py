@@ -73,7 +73,7 @@ def receiving() -> Loop:
         await connections.aclose()
         server.close()
 
-    return _in_event_loop(pass_all)
+    return in_event_loop(pass_all)
 
 
 def attempting() -> Loop:
@@ -92,7 +92,7 @@ def attempting() -> Loop:
         await attempt.run(REQUEST, log.append, _nothing, _nothing)
         assert log.last_sequence == count
 
-    return _in_event_loop(pass_all)
+    return in_event_loop(pass_all)
 
 
 def taking() -> Loop:
@@ -113,7 +113,7 @@ def taking() -> Loop:
             await asyncio.sleep(0)
         await reading
 
-    return _in_event_loop(pass_all)
+    return in_event_loop(pass_all)
 
 
 def writing() -> Loop:
@@ -126,10 +126,10 @@ def writing() -> Loop:
             await writer.deliver(reader)
         assert context.written == count
 
-    return _in_event_loop(pass_all)
+    return in_event_loop(pass_all)
 
 
-def _in_event_loop(pass_all: Callable[[int], Coroutine[Any, Any, None]]) -> Loop:
+def in_event_loop(pass_all: Callable[[int], Coroutine[Any, Any, None]]) -> Loop:
     def loop(count: int) -> None:
         uvloop.run(pass_all(count))
 

@@ -4,7 +4,8 @@
 
 Unlike CPU time, the number of instructions is nearly the same in each run, also on a busy machine. Valgrind
 counts them. They depend on the build of Python and on the libraries, so a budget is a multiple of the
-instructions of a reference loop, which are counted in the same run. `hop_loops` has the hops.
+instructions of a reference loop, which are counted in the same run. `hop_loops` has the hops, and `hop_floors`
+the least that they could take.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from plan import FULL, HOP_LIMIT_OF_BUDGET, Bar
 HERE = Path(__file__).parent
 BUDGETS = HERE / "hop_budgets.json"
 RUN_LIMIT_S = 300
+FLOOR = " floor"
+"""What follows the name of a hop where its floor is counted."""
 PYTHON = f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]} {platform.machine()}"
 """What budgets are for."""
 
@@ -38,6 +41,8 @@ class Hops(msgspec.Struct, frozen=True):
     """Instructions of one pass of the reference loop."""
     instructions: dict[str, float]
     """Instructions per token, by hop."""
+    floors: dict[str, float]
+    """Instructions per token of the floors, by hop."""
     budgets: dict[str, float]
     """The budgets of hops, as multiples of the reference. Empty if there are none for this Python."""
 
@@ -67,7 +72,12 @@ def count_hops(tokens: int, say: Callable[[str], None], names: Sequence[str] = (
     say(f"instructions of each hop, {tokens} tokens")
     instructions = _instructions(tokens, names)
     reference = instructions.pop("reference")
-    return Hops(reference, instructions, _all_budgets().get(PYTHON, {}))
+    floors = {
+        name.removesuffix(FLOOR): instructions.pop(name)
+        for name in list(instructions)
+        if name.endswith(FLOOR)
+    }
+    return Hops(reference, instructions, floors, _all_budgets().get(PYTHON, {}))
 
 
 def hop_lines(results: Hops) -> list[str]:
@@ -78,7 +88,8 @@ def hop_lines(results: Hops) -> list[str]:
     for hop, count in results.instructions.items():
         budget = results.budget(hop)
         compared = "no budget" if budget is None else f"{count / budget - 1:+.1%} of {budget:,.0f}"
-        lines.append(f"  {hop:20}{count:>9,.0f}   {compared}")
+        floor = f"   floor {results.floors[hop]:,.0f}" if hop in results.floors else ""
+        lines.append(f"  {hop:20}{count:>9,.0f}   {compared:16}{floor}")
     if not results.budgets:
         lines.append(f"There are no budgets for {PYTHON}: --write-budgets writes them.")
     return [*lines, ""]
