@@ -39,6 +39,11 @@ from ..streams.handle import StreamHandle
 MAX_SHORT_CHARS = 64
 """Deltas of at most this many characters are serialized without protobuf's messages, see `_encode_delta`."""
 _SEQUENCE_KEY = event_pb2.TokenEvent.SEQUENCE_FIELD_NUMBER << 3
+_SHORT_SEQUENCES = [bytes((_SEQUENCE_KEY, sequence)) for sequence in range(128)]
+"""The serialized field of each sequence below 128."""
+_LOW_DIGITS = [bytes((_SEQUENCE_KEY, digit | 128)) for digit in range(128)]
+_HIGH_DIGITS = [bytes((digit,)) for digit in range(128)]
+"""The parts of the serialized field of a longer sequence, by its digits to the base of 128."""
 
 _Delta = TextDelta | ToolCallDelta | ReasoningDelta
 
@@ -64,10 +69,13 @@ def _encode_delta(sequence: int, delta: _Delta, text: str) -> bytes:
     utf8 = text.encode()
     before, after = _around(type(delta), delta.index, len(utf8))
     if 128 <= sequence < 128**2:  # a varint of two bytes, the lower digit first
-        position = bytes((_SEQUENCE_KEY, sequence % 128 + 128, sequence // 128))
+        low, high = _LOW_DIGITS[sequence & 127], _HIGH_DIGITS[sequence >> 7]
+        return b"".join((low, high, before, utf8, after))
+    if 0 < sequence < 128:
+        position = _SHORT_SEQUENCES[sequence]
     else:
         position = event_pb2.TokenEvent(sequence=sequence).SerializeToString()
-    return position + before + utf8 + after
+    return b"".join((position, before, utf8, after))
 
 
 @lru_cache(maxsize=1024)
