@@ -147,7 +147,7 @@ class Provider(Protocol):
         bill may differ a little: Anthropic calls its count an estimate.
 
         `request` has passed `check`. Raises UpstreamError, ProviderBusy, or UnknownModel if the provider does
-        not know the model. Waits at most `upstream.COUNT_S`, and does not retry. Cancellation closes the
+        not know the model. Waits at most `provider.COUNT_S`, and does not retry. Cancellation closes the
         connection at once.
         """
         ...

@@ -23,32 +23,33 @@ that a provider streams take a few MB each."""
 
 
 class Body:
-    """Reads one response. The owner calls `got_content` whenever a piece contained content.
+    """Reads one response. `push` is the fast way for small pieces that arrive one by one; `read` handles
+    everything else.
 
-    `push` is the fast way for small pieces that arrive one by one; `read` handles everything else.
+    The owner sets `bytes_without_content` to 0 whenever a piece contained content, and calls `got_nothing`
+    for a pushed piece that contained none.
 
     The constructor raises BodyError if the response has an encoding that is not supported.
     """
 
     __slots__ = (
         "_backlog",
-        "_bytes_without_content",
         "_inflater",
-        "_receive",
         "_response",
         "_steps",
+        "bytes_without_content",
     )
 
     def __init__(self, response: Response, backlog: Backlog | None = None) -> None:
         """`backlog` is shared by all answers that are decoded in one event loop."""
         self._backlog = backlog or Backlog()
         self._response = response
-        self._receive: Callable[[bytes], bool] | None = None
         encoding = response.headers.get("content-encoding", "").strip().lower()
         self._inflater = Inflater(encoding) if encoding not in ("", "identity") else None
         self._steps: Iterator[bytes] | None = None
         """Received pieces that have not been returned yet."""
-        self._bytes_without_content = 0
+        self.bytes_without_content = 0
+        """Bytes that were read, and pushed to `got_nothing`, since the last content."""
 
     @property
     def has_more(self) -> bool:
@@ -66,16 +67,16 @@ class Body:
             if self._steps is None:
                 response = self._response
                 if response.has_more:  # then `read` returns at once, or after a step of the parser
-                    size_bytes = response.waiting_bytes or MAX_PIECE_BYTES
+                    size_bytes = len(response.buffer) or MAX_PIECE_BYTES
                     await self._backlog.turn(min(size_bytes, MAX_PIECE_BYTES))
                 data = await response.read()
                 if len(data) <= MAX_PIECE_BYTES and self._inflater is None:
-                    self._count(len(data))
+                    self.got_nothing(len(data))
                     return data
                 if not data:
                     return data
                 if self._inflater is not None and self._inflater.is_over:
-                    self._count(len(data))
+                    self.got_nothing(len(data))
                     continue
                 self._steps = self._split(data)
             else:
@@ -84,7 +85,7 @@ class Body:
             if piece is None:
                 self._steps = None
                 continue
-            self._count(max(len(piece), STEP_COST_BYTES))
+            self.got_nothing(max(len(piece), STEP_COST_BYTES))
             if piece:
                 return piece
 
@@ -93,25 +94,19 @@ class Body:
         switch to a task that `read` needs.
 
         Returns when `receive` returns False, and when only `read` can continue: at the end of the body, and
-        if it is compressed or bytes wait. Raises what `receive` raises, and BodyError like `read`.
-        Cancellation loses no bytes.
+        if it is compressed or bytes wait. Raises what `receive` raises. Cancellation loses no bytes.
         """
         if self._inflater is not None or self._steps is not None or not self._response.can_push:
             return
-        self._receive = receive
-        try:
-            await self._response.push(self._arrived)
-        finally:
-            self._receive = None
+        await self._response.push(receive)
 
-    def _arrived(self, data: bytes) -> bool:
-        self._count(len(data))
-        receive = self._receive
-        return receive is not None and receive(data)
-
-    def got_content(self) -> None:
-        """Reset the count of bytes without content."""
-        self._bytes_without_content = 0
+    def got_nothing(self, size_bytes: int) -> None:
+        """Count the bytes of a piece without content. Raises BodyError if there are too many."""
+        self.bytes_without_content += size_bytes
+        if self.bytes_without_content > MAX_BYTES_WITHOUT_CONTENT:
+            raise BodyError(
+                f"sent {MAX_BYTES_WITHOUT_CONTENT // 2**20} MiB that contain no content"
+            )
 
     async def drain(self, max_bytes: int) -> None:
         """Read to the end of the body, or past `max_bytes`."""
@@ -124,13 +119,6 @@ class Body:
         while len(whole) < max_bytes and (data := await self.read()):
             whole += data
         return bytes(whole[:max_bytes])
-
-    def _count(self, size_bytes: int) -> None:
-        self._bytes_without_content += size_bytes
-        if self._bytes_without_content > MAX_BYTES_WITHOUT_CONTENT:
-            raise BodyError(
-                f"sent {MAX_BYTES_WITHOUT_CONTENT // 2**20} MiB that contain no content"
-            )
 
     def _split(self, data: bytes) -> Iterator[bytes]:
         if self._inflater is not None:

@@ -194,7 +194,8 @@ class ProviderConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._response is None:  # no request was sent, or its response has ended
+        response = self._response
+        if response is None:  # no request was sent, or its response has ended
             self.abort()
             return
         if len(data) > STEP_BYTES or self._unparsed:
@@ -206,7 +207,7 @@ class ProviderConnection(asyncio.Protocol):
             return
         self.push_room_bytes = MAX_PUSH_BYTES
         self._parse(data)
-        if self._is_full:
+        if response.buffer and self._is_full:
             self._pause()
 
     def eof_received(self) -> None:
@@ -242,7 +243,7 @@ class ProviderConnection(asyncio.Protocol):
     def _is_full(self) -> bool:
         """Whether enough waits for the reader of the response."""
         response = self._response
-        return response is not None and response.waiting_bytes > MAX_WAITING_BYTES
+        return response is not None and len(response.buffer) > MAX_WAITING_BYTES
 
     def _pause(self) -> None:
         if not self._is_paused and self.transport is not None:

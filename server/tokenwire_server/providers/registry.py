@@ -24,9 +24,9 @@ from .fault import Faults
 from .http import Connections, Sender
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
+from .provider import HttpProvider
 from .sdk import request_headers, sdk_client
 from .slots import ConnectionSlots
-from .upstream import HttpProvider
 
 DIALECTS: dict[ProviderKind, Dialect] = {
     "openai-chat": OpenAIChat(),

@@ -62,7 +62,6 @@ class Response:
     """
 
     __slots__ = (
-        "_buffer",
         "_connection",
         "_error",
         "_is_interim",
@@ -70,6 +69,7 @@ class Response:
         "_receiver",
         "_waiter",
         "body_bytes",
+        "buffer",
         "ends_with_connection",
         "has_ended",
         "headers",
@@ -95,7 +95,8 @@ class Response:
         """Bytes of the body that have arrived."""
         self._is_interim = False
         """Whether the response that is received is one of status 1xx, which the answer follows."""
-        self._buffer = bytearray()
+        self.buffer = bytearray()
+        """The bytes of the body that wait to be read."""
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._receive: Callable[[bytes], bool] | None = None
@@ -116,14 +117,9 @@ class Response:
         self.headers = {}
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the body that wait to be read."""
-        return len(self._buffer)
-
-    @property
     def has_more(self) -> bool:
         """Whether `read` may return bytes without waiting for the provider."""
-        return bool(self._buffer) or self._receiver.has_unparsed
+        return bool(self.buffer) or self._receiver.has_unparsed
 
     @property
     def can_push(self) -> bool:
@@ -136,7 +132,7 @@ class Response:
         Raises aiohttp.ClientError when the connection has broken and the bytes before were returned.
         Cancellation loses no bytes.
         """
-        while not self._buffer:
+        while not self.buffer:
             if self._error is not None:
                 raise self._error
             if self.has_ended:
@@ -144,8 +140,8 @@ class Response:
             if self._connection is None:
                 raise BrokenResponse("the response was closed")
             await self._wait()
-        data = bytes(self._buffer)
-        self._buffer.clear()
+        data = bytes(self.buffer)
+        self.buffer.clear()
         self._receiver.resume()
         return data
 
@@ -229,7 +225,7 @@ class Response:
                     if not goes_on:
                         self._wake()
                 return
-        self._buffer += data
+        self.buffer += data
         self._wake()
 
     def on_message_complete(self) -> None:

@@ -15,7 +15,7 @@ from tokenwire_server.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from tokenwire_server.providers import upstream
+from tokenwire_server.providers import provider
 from tokenwire_server.providers.registry import ProviderRegistry
 from tokenwire_server.request import (
     ChatRequest,
@@ -310,7 +310,7 @@ async def test_an_unreachable_provider_is_reported(kind, unused_tcp_port):
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_counting_by_a_silent_provider_times_out(kind, monkeypatch, left_alone):
-    monkeypatch.setattr(upstream, "COUNT_S", 1.0)
+    monkeypatch.setattr(provider, "COUNT_S", 1.0)
     async with Simulator() as simulator, registry(kind, simulator.url) as providers:
         began = time.monotonic()
         with pytest.raises(UpstreamUnavailable, match=r"took longer than 1 s") as caught:
@@ -322,7 +322,7 @@ async def test_counting_by_a_silent_provider_times_out(kind, monkeypatch, left_a
 
 
 async def test_the_timeout_includes_a_slow_body(serving, monkeypatch):
-    monkeypatch.setattr(upstream, "COUNT_S", 0.2)
+    monkeypatch.setattr(provider, "COUNT_S", 0.2)
 
     async def handler(request):
         response = web.StreamResponse()

@@ -179,3 +179,17 @@ async def test_an_answer_of_nothing_but_comments_ends_at_a_bound(monkeypatch):
     pieces = [PLAIN, TOKEN * 20_000, b": ping\n\n" * 60_000, TOKEN, b": ping\n\n" * 10**6, END]
     async with flooded(sends(*pieces), 60) as (streams, route):
         assert await end_of(streams, route) == (BROKEN, "")
+
+
+@pytest.mark.parametrize(("kib", "end"), [(48, FinishReason.STOP), (80, BROKEN)])
+async def test_comments_that_arrive_one_by_one_count_until_the_next_content(kib, end, monkeypatch):
+    monkeypatch.setattr(body, "MAX_BYTES_WITHOUT_CONTENT", 2**16)
+    comments = [b": %b\n\n" % (b"x" * 1020)] * kib
+
+    def script(connection):
+        for piece in (PLAIN, TOKEN, *comments, TOKEN, *comments, END):
+            connection.sendall(piece)
+            time.sleep(0.001)  # most pieces are read alone, so they are pushed
+
+    async with flooded(script, 60) as (streams, route):
+        assert (await end_of(streams, route))[0] == end
