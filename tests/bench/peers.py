@@ -8,181 +8,23 @@ then the CPU of the edge and of the server are added up. Rounds alternate.
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import msgspec
 import report
 from callers import Unmeasurable
 from jobs import FirstToken, FirstTokenResult, StreamsResult, Target
 from measure import PROVIDER_PREFIX, load
+from peer_gateways import Peer, litellm, nginx
 from plan import EDGE_CPU_OF_LITELLM_LIMIT, Scenario
-from processes import HERE, Processes, Running
+from processes import Processes
 
-TOOLS = HERE.parents[1] / ".tools"
-INSTALL_LIMIT_S = 600.0
-LITELLM_READY_LIMIT_S = 90.0
 NOT_MEASURED = 2
 WITH_EDGE = "tokenwire with edge"
-
-NGINX_CONFIG = """
-daemon off;
-worker_processes 1;
-error_log stderr;
-pid {folder}/nginx.pid;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  scgi_temp_path {folder}/scgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  upstream simulator {{ server {simulator}; keepalive 64; }}
-  server {{
-    listen {address};
-    location / {{
-      proxy_pass http://simulator;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_buffering off;
-    }}
-  }}
-}}
-"""
-
-LITELLM_CONFIG = """
-model_list:
-  - model_name: "*"
-    litellm_params:
-      model: "openai/*"
-      api_base: "http://{simulator}/v1"
-      api_key: "bench"
-litellm_settings:
-  telemetry: false
-"""
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """A running peer and its description."""
-
-    name: str
-    processes: tuple[Running, ...]
-    """All processes that serve its callers. Their CPU is added up."""
-    target: Target
-
-
-@contextmanager
-def nginx(processes: Processes, simulator: Running, folder: Path) -> Iterator[Peer | None]:
-    """Start nginx as a reverse proxy without buffering. Return None if it is not installed."""
-    binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if binary is None:
-        print("skipped nginx: install it with `apt-get install nginx-light`")
-        yield None
-        return
-    address = _free_address()
-    config = folder / "nginx.conf"
-    config.write_text(
-        NGINX_CONFIG.format(folder=folder, simulator=simulator.address, address=address)
-    )
-    argv = [binary, "-p", str(folder), "-c", str(config)]
-    with processes.start("nginx", argv, ready=_accepts(address)) as running:
-        shown = subprocess.run([binary, "-v"], capture_output=True, text=True).stderr
-        yield Peer(shown.strip().rpartition(" ")[2], (running,), Target(address, "sse"))
-
-
-@contextmanager
-def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[Peer | None]:
-    """Start LiteLLM's proxy with one worker, installed on first use. Return None if that fails."""
-    home = TOOLS / "litellm"
-    binary = home / "bin" / "litellm"
-    if not binary.exists() and not _install_litellm(home):
-        print(f"skipped LiteLLM: `uv pip install litellm[proxy]` into {home} failed")
-        yield None
-        return
-    address = _free_address()
-    host, _, port = address.partition(":")
-    config = folder / "litellm.yaml"
-    config.write_text(LITELLM_CONFIG.format(simulator=simulator.address))
-    key = f"sk-{secrets.token_hex(32)}"  # required to start
-    argv = [str(binary), "--config", str(config), "--host", host, "--port", port]
-    with processes.start(
-        "litellm",
-        argv,
-        env={
-            "LITELLM_MASTER_KEY": key,
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LITELLM_LOG": "ERROR",
-        },
-        ready=_answers(address, "/health/liveliness"),
-        ready_limit_s=LITELLM_READY_LIMIT_S,
-    ) as running:
-        version = subprocess.run(
-            [str(home / "bin" / "python"), "-c", _PRINT_LITELLM_VERSION],
-            capture_output=True,
-            text=True,
-        )
-        name = f"litellm/{version.stdout.strip()}"
-        yield Peer(name, (running,), Target(address, "sse", api_key=key))
-
-
-_PRINT_LITELLM_VERSION = "from importlib.metadata import version; print(version('litellm'))"
-
-
-def _install_litellm(home: Path) -> bool:
-    print(f"installing LiteLLM into {home}", file=sys.stderr)
-    uv = [sys.executable, "-m", "uv"]
-    python = str(home / "bin" / "python")
-    for command in (
-        [*uv, "venv", "--quiet", "--python", sys.executable, str(home)],
-        [*uv, "pip", "install", "--quiet", "--python", python, "litellm[proxy]"],
-    ):
-        try:
-            if subprocess.run(command, timeout=INSTALL_LIMIT_S).returncode != 0:
-                return False
-        except subprocess.TimeoutExpired:
-            return False
-    return True
-
-
-def _free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def _accepts(address: str) -> Callable[[], str | None]:
-    host, _, port = address.partition(":")
-
-    def ready() -> str | None:
-        try:
-            with socket.create_connection((host, int(port)), timeout=1):
-                return address
-        except OSError:
-            return None
-
-    return ready
-
-
-def _answers(address: str, path: str) -> Callable[[], str | None]:
-    def ready() -> str | None:
-        try:
-            with urlopen(f"http://{address}{path}", timeout=2):
-                return address
-        except (URLError, OSError):
-            return None
-
-    return ready
 
 
 def main() -> int:
