@@ -20,6 +20,7 @@ from processes import HERE, Processes, Running
 
 TOOLS = HERE.parents[1] / ".tools"
 INSTALL_LIMIT_S = 600.0
+LITELLM_VERSION = "1.108.7"
 LITELLM_READY_LIMIT_S = 90.0
 
 NGINX_CONFIG = """
@@ -92,9 +93,16 @@ def nginx(processes: Processes, simulator: Running, folder: Path) -> Iterator[Pe
 def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[Peer | None]:
     """Start LiteLLM's proxy with one worker, installed on first use. Return None if that fails."""
     home = TOOLS / "litellm"
-    binary = home / "bin" / "litellm"
-    if not binary.exists() and not _install_litellm(home):
-        print(f"skipped LiteLLM: `uv pip install litellm[proxy]` into {home} failed")
+    python = str(home / "bin" / "python")
+    uv = [sys.executable, "-m", "uv"]
+    package = f"litellm[proxy]=={LITELLM_VERSION}"
+    if not _install_once(
+        home,
+        package,
+        [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(home)],
+        [*uv, "pip", "install", "--quiet", "--python", python, package],
+    ):
+        print(f"skipped LiteLLM: could not install {package} in {home}")
         yield None
         return
     address = _free_address()
@@ -102,7 +110,7 @@ def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[
     config = folder / "litellm.yaml"
     config.write_text(LITELLM_CONFIG.format(simulator=simulator.address))
     key = f"sk-{secrets.token_hex(32)}"  # required to start
-    argv = [str(binary), "--config", str(config), "--host", host, "--port", port]
+    argv = [str(home / "bin" / "litellm"), "--config", str(config), "--host", host, "--port", port]
     with processes.start(
         "litellm",
         argv,
@@ -114,31 +122,25 @@ def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[
         ready=_answers(address, "/health/liveliness"),
         ready_limit_s=LITELLM_READY_LIMIT_S,
     ) as running:
-        version = subprocess.run(
-            [str(home / "bin" / "python"), "-c", _PRINT_LITELLM_VERSION],
-            capture_output=True,
-            text=True,
-        )
-        name = f"litellm/{version.stdout.strip()}"
-        yield Peer(name, (running,), Target(address, "sse", api_key=key))
+        yield Peer(f"litellm/{LITELLM_VERSION}", (running,), Target(address, "sse", api_key=key))
 
 
-_PRINT_LITELLM_VERSION = "from importlib.metadata import version; print(version('litellm'))"
+def _install_once(home: Path, pins: str, *commands: list[str]) -> bool:
+    """Run the commands that install a program in `home`, unless they have done so with the same `pins`.
 
-
-def _install_litellm(home: Path) -> bool:
-    print(f"installing LiteLLM into {home}", file=sys.stderr)
-    uv = [sys.executable, "-m", "uv"]
-    python = str(home / "bin" / "python")
-    for command in (
-        [*uv, "venv", "--quiet", "--python", sys.executable, str(home)],
-        [*uv, "pip", "install", "--quiet", "--python", python, "litellm[proxy]"],
-    ):
+    Return False if a command fails.
+    """
+    stamp = home / ".installed"
+    if stamp.exists() and stamp.read_text() == pins:
+        return True
+    print(f"installing {home.name} in {home}", file=sys.stderr)
+    for command in commands:
         try:
             if subprocess.run(command, timeout=INSTALL_LIMIT_S).returncode != 0:
                 return False
         except subprocess.TimeoutExpired:
             return False
+    stamp.write_text(pins)
     return True
 
 
