@@ -119,7 +119,7 @@ bench: $(READY) ## Measure CPU, latency, memory and bytes per token, compared wi
 	@$(BIN)/python tests/bench
 
 .PHONY: bench-peers
-bench-peers: $(READY) ## Measure LiteLLM's proxy and nginx under the same load (minutes; installs LiteLLM in .tools)
+bench-peers: $(READY) ## Measure nginx, LiteLLM and Portkey under the same load (minutes; installs the last two in .tools)
 	@$(BIN)/python tests/bench/peers.py
 
 .PHONY: faults

@@ -148,10 +148,13 @@ class SseCaller:
         del channels  # HTTP/1.1 has one connection for each stream
         self._url = f"http://{target.address}{self.PATH}"
         self._prefix = target.model_prefix
+        headers = dict(target.headers)
+        if target.api_key:
+            headers["authorization"] = f"Bearer {target.api_key}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=CALL_LIMIT_S),
-            headers={"authorization": f"Bearer {target.api_key}"} if target.api_key else {},
+            headers=headers,
         )
 
     async def connect(self) -> None:

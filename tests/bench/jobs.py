@@ -24,6 +24,8 @@ class Target(msgspec.Struct, frozen=True):
     model_prefix: str = ""
     api_key: str = ""
     """Key that callers send as `authorization: Bearer`. Empty: none."""
+    headers: dict[str, str] = {}
+    """Other headers that callers send. Not with gRPC."""
 
 
 class Streams(msgspec.Struct, frozen=True, tag=True):

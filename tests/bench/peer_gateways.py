@@ -22,6 +22,13 @@ TOOLS = HERE.parents[1] / ".tools"
 INSTALL_LIMIT_S = 600.0
 LITELLM_VERSION = "1.108.7"
 LITELLM_READY_LIMIT_S = 90.0
+PORTKEY = HERE / "portkey"
+"""The folder whose package-lock.json pins Portkey's gateway and its dependencies.
+
+`@hono/node-server` is not the newest that the gateway accepts, because streaming fails with 1.14.2 and newer
+(https://github.com/Portkey-AI/gateway/issues/1389). The older ones do not support Node.js 24
+(https://github.com/Portkey-AI/gateway/issues/1604).
+"""
 
 NGINX_CONFIG = """
 daemon off;
@@ -123,6 +130,40 @@ def litellm(processes: Processes, simulator: Running, folder: Path) -> Iterator[
         ready_limit_s=LITELLM_READY_LIMIT_S,
     ) as running:
         yield Peer(f"litellm/{LITELLM_VERSION}", (running,), Target(address, "sse", api_key=key))
+
+
+@contextmanager
+def portkey(processes: Processes, simulator: Running) -> Iterator[Peer | None]:
+    """Start Portkey's gateway, installed on first use. Return None if that fails.
+
+    It listens on all interfaces: it has no option for the address. It keeps no logs without its page, which
+    `--headless` turns off. Requests name their provider.
+    """
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        print("skipped Portkey: install Node.js and npm")
+        yield None
+        return
+    home = TOOLS / "portkey"
+    lock = (PORTKEY / "package-lock.json").read_text()
+    shutil.copytree(PORTKEY, home, dirs_exist_ok=True)
+    options = ("--loglevel=error", "--no-audit", "--no-fund", "--ignore-scripts", "--engine-strict")
+    if not _install_once(home, lock, [npm, "ci", *options, "--prefix", str(home)]):
+        print(f"skipped Portkey: `npm ci` failed in {home}")
+        yield None
+        return
+    address = _free_address()
+    package = home / "node_modules" / "@portkey-ai" / "gateway"
+    port = address.rpartition(":")[2]
+    argv = [node, str(package / "build" / "start-server.js"), "--headless", f"--port={port}"]
+    with processes.start("portkey", argv, ready=_answers(address, "/")) as running:
+        version = msgspec.json.decode((package / "package.json").read_bytes())["version"]
+        headers = {
+            "x-portkey-provider": "openai",
+            "x-portkey-custom-host": f"http://{simulator.address}/v1",
+        }
+        target = Target(address, "sse", api_key="bench", headers=headers)
+        yield Peer(f"portkey/{version}", (running,), target)
 
 
 def _install_once(home: Path, pins: str, *commands: list[str]) -> bool:

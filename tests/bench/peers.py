@@ -1,8 +1,8 @@
-"""Other gateways under the same load, with the same simulator: `python tests/bench/peers.py --help`.
+"""Compare Tokenwire with other gateways under the same load, with the same simulator.
 
-nginx forwards the bytes without interpreting them. LiteLLM's proxy is a gateway with a similar task. Both
-answer with HTTP/SSE, so their callers use that. Tokenwire's callers use gRPC, or HTTP/SSE through the edge;
-then the CPU of the edge and of the server are added up. Rounds alternate.
+nginx forwards the bytes without interpreting them. LiteLLM's proxy and Portkey's gateway have a task like
+Tokenwire's. All of them answer with HTTP/SSE, so their callers use that. Tokenwire's callers use gRPC, or
+HTTP/SSE through the edge; then the CPU of the edge and of the server are added up. Rounds alternate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import report
 from callers import Unmeasurable
 from jobs import FirstToken, FirstTokenResult, StreamsResult, Target
 from measure import PROVIDER_PREFIX, load
-from peer_gateways import Peer, litellm, nginx
+from peer_gateways import Peer, litellm, nginx, portkey
 from plan import EDGE_CPU_OF_LITELLM_LIMIT, Scenario
 from processes import Processes
 
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument(
         "--streams", type=int, default=20, help="number of streams of 50 tokens/s (default: 20)"
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument("--pin", action="store_true", help="run the peers on a separate core")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for results")
     arguments = parser.parse_args()
@@ -55,6 +55,7 @@ def _compare(scenario: Scenario, processes: Processes, folder: Path) -> None:
         edge = stack.enter_context(processes.edge(server))
         others = (
             stack.enter_context(nginx(processes, simulator, folder)),
+            stack.enter_context(portkey(processes, simulator)),
             stack.enter_context(litellm(processes, simulator, folder)),
         )
         over_grpc = Target(server.address, "grpc", PROVIDER_PREFIX)
@@ -85,7 +86,7 @@ def _report(
 ) -> None:
     about = report.machine()
     print(f"{scenario.name}, {about['cores']} cores of {about['cpu']}, {about['time']}")
-    print(f"{'':24}{'CPU us/token':>14}{'ITL p50 / p99 ms':>20}{'TTFT added, idle, ms':>24}")
+    print(f"{'':24}{'CPU us/token':>14}{'ITL p50 / p99 ms':>20}{'first token later by, ms':>28}")
     rows = []
     for name, results in runs.items():
         row = {
@@ -97,7 +98,9 @@ def _report(
         }
         rows.append(row)
         gaps = f"{row['itl_p50_ms']:.1f} / {row['itl_p99_ms']:.1f}"
-        print(f"{name:24}{row['cpu_us_per_token']:>14.1f}{gaps:>20}{row['ttft_added_ms']:>24.2f}")
+        print(f"{name:24}{row['cpu_us_per_token']:>14.1f}{gaps:>20}{row['ttft_added_ms']:>28.2f}")
+    print(f"CPU, and time between tokens (ITL): medians of {scenario.pairs} rounds.")
+    print("First token: compared with the simulator itself, one stream at a time.")
     spent_us = {row["name"]: row["cpu_us_per_token"] for row in rows}
     for name, us in spent_us.items():
         if name.startswith("litellm"):
