@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import secrets
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ from .config import (
     require_targets,
 )
 from .content.filter_set import FilterSet
+from .exposure import log_exposure, require_keys
 from .ledger.instances import new_instance_id
 from .ledger.retention import Retention
 from .ledger.store import UsageStore
@@ -171,7 +171,7 @@ async def serve(
         await database.prepare(migrate=settings.migrate if worker is None else worker.migrates)
         keyring = Keyring(KeyStore(database), mode=settings.auth, trusted_s=settings.keys_trusted_s)
         await keyring.refresh()
-        _require_keys(settings, keyring)
+        require_keys(settings, keyring)
         own_keys = ProviderKeyring(
             ProviderKeyStore(database),
             MasterKeys.of(environ),
@@ -210,7 +210,7 @@ async def serve(
         listen = settings.listen if worker is None else worker.address
         port = server.bind(listen, tls.credentials() if tls else None)
         if worker is None or worker.number == 1:
-            _log_exposure(settings, keyring)
+            log_exposure(settings, keyring)
             if url != settings.database:
                 logger.info(
                     "keys and usage records are lost when the demo stops: keep them with --database"
@@ -380,39 +380,3 @@ async def _connect_redis(settings: Settings, stack: AsyncExitStack) -> Redis | N
             f"redis: the package {error.name} is missing: {install_hint('redis')}"
         ) from error
     return await stack.enter_async_context(connected(settings.redis))
-
-
-def _require_keys(settings: Settings, keyring: Keyring) -> None:
-    """Check that an address that other machines can reach needs keys, unless the operator opted out."""
-    if keyring.needs_keys or settings.auth == "none" or _is_loopback(settings.listen):
-        return
-    raise ConfigError(
-        f"listen: {settings.listen} can be reached from other machines, and there are no keys: create one "
-        "with tokenwire-server keys create --tenant NAME, or serve with --auth none"
-    )
-
-
-def _log_exposure(settings: Settings, keyring: Keyring) -> None:
-    """Log a warning if the server accepts more callers, or fewer, than the operator may expect."""
-    if keyring.needs_keys and not keyring.has_active_key():
-        logger.warning(
-            "a key is required and no key is active, so every call is refused: create one with "
-            "tokenwire-server keys create --tenant NAME, or serve with --auth none"
-        )
-    if _is_loopback(settings.listen):
-        if not keyring.needs_keys:
-            logger.info("no key is required: every process on this machine is served")
-    elif not keyring.needs_keys:
-        logger.warning(
-            "no key is required: every caller that reaches %s is served", settings.listen
-        )
-    elif settings.tls.cert is None:
-        logger.warning("keys and prompts reach %s in clear text: see --tls-cert", settings.listen)
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

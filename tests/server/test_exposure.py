@@ -2,8 +2,8 @@
 
 import pytest
 
-from tokenwire_server.app import _log_exposure, _require_keys
 from tokenwire_server.config import ConfigError, Settings, TlsConfig
+from tokenwire_server.exposure import log_exposure, require_keys
 from tokenwire_server.tenants.key import ApiKey
 from tokenwire_server.tenants.keyring import Keyring
 
@@ -43,16 +43,16 @@ def keyring():
 async def test_loopback_is_served_with_keys_or_without(keyring, listen, auth):
     settings = Settings(listen=listen, auth=auth)
     for key in (True, False):
-        _require_keys(settings, await keyring(auth, key=key))
+        require_keys(settings, await keyring(auth, key=key))
 
 
 @pytest.mark.parametrize("listen", REACHED)
 async def test_an_address_that_others_reach_needs_keys_or_the_operators_word(keyring, listen):
     with pytest.raises(ConfigError, match="there are no keys"):
-        _require_keys(Settings(listen=listen), await keyring())
-    _require_keys(Settings(listen=listen), await keyring(key=True))
+        require_keys(Settings(listen=listen), await keyring())
+    require_keys(Settings(listen=listen), await keyring(key=True))
     for auth in ("keys", "none"):
-        _require_keys(Settings(listen=listen, auth=auth), await keyring(auth))
+        require_keys(Settings(listen=listen, auth=auth), await keyring(auth))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ async def test_an_address_that_others_reach_needs_keys_or_the_operators_word(key
 )
 async def test_what_is_more_open_than_it_may_seem_is_said(keyring, caplog, listen, key, tls, said):
     caplog.set_level("INFO")
-    _log_exposure(Settings(listen=listen, tls=tls), await keyring(key=key))
+    log_exposure(Settings(listen=listen, tls=tls), await keyring(key=key))
     found = [(record.levelname, record.getMessage()) for record in caplog.records]
     if said is None:
         assert found == []
@@ -82,7 +82,7 @@ async def test_what_is_more_open_than_it_may_seem_is_said(keyring, caplog, liste
     ("mode", "key"), [("auto", {"key": True, "revoke_time": 1.0}), ("keys", {})]
 )
 async def test_a_server_that_refuses_every_call_logs_how_to_change_that(keyring, caplog, mode, key):
-    _log_exposure(Settings(), await keyring(mode, **key))
+    log_exposure(Settings(), await keyring(mode, **key))
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "every call is refused" in warning
     assert "keys create" in warning

@@ -34,7 +34,7 @@ from tokenwire.cli.usage.filters import (
 from tokenwire.cli.values import choice_parser, positive_int_value, timeout_value
 
 from .keys_app import keys
-from .options import DATABASE_URLS, PROGRAM, ConfigFile, DatabaseUrl
+from .options import DATABASE_URLS, PROGRAM, ConfigFile, DatabaseUrl, without_none
 from .provider_keys_app import provider_keys
 from .values import prefix, tenant
 
@@ -215,7 +215,7 @@ def serve(
 
     Each of these options overrides the same setting in --config and in the environment.
     """
-    settings: dict[str, Any] = _without_none(
+    settings: dict[str, Any] = without_none(
         {
             "listen": listen,
             "workers": workers,
@@ -225,7 +225,7 @@ def serve(
             "log_format": log_format,
         }
     )
-    tls = _without_none({"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca})
+    tls = without_none({"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca})
     if tls:
         settings["tls"] = tls
     if redis_url is not None:
@@ -397,7 +397,3 @@ def usage(
 
 app.add_typer(keys, name="keys")
 app.add_typer(provider_keys, name="provider-keys")
-
-
-def _without_none(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,3 +28,8 @@ DatabaseUrl = Annotated[
         help=f"{DATABASE_URLS}.  [default: $TOKENWIRE_DATABASE, or tokenwire.db in this folder]",
     ),
 ]
+
+
+def without_none(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in given.items() if value is not None}

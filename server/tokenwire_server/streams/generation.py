@@ -11,16 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from ..errors import Failure, Overloaded, ServerStopped, TokenwireError
-from ..events import (
-    NO_USAGE,
-    AnswerEntry,
-    Delta,
-    Finished,
-    FinishReason,
-    Started,
-    Timings,
-    Usage,
-)
+from ..events import NO_USAGE, AnswerEntry, Delta, Finished, FinishReason, Started, Timings, Usage
 from ..ledger.record import FilterAction
 from ..providers.base import Route
 from ..providers.decode.base import Complete
