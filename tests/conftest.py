@@ -6,6 +6,7 @@ import os
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -23,8 +24,9 @@ from server_process import running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it logs each connection that a test breaks
-# No test calls a public server, and each server would take 23 ms of CPU to load the system's certificates.
-os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+# No test calls a public server, and each server and SDK would take 40 ms of CPU to load the system's certificates,
+# which some machines name in this variable.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 
 # Before a server in this process could install its workaround for slow wake-ups: that is made for a process
 # with one event loop. Where a test leaves a call to a loop that is closed, it can lose wake-ups of later tests.
