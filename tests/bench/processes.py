@@ -31,6 +31,9 @@ CENSUS_LIMIT_S = 10.0
 MEASURED_CORE = 0
 """With --pin: the core of the measured process. All others share the other cores."""
 
+NO_WAIT = {"TOKENWIRE_DRAIN_ACCEPT_S": "0", "TOKENWIRE_EDGE_DRAIN_ACCEPT_S": "0"}
+"""Variables with which servers and edges stop at once: no load balancer has to notice it."""
+
 _LISTENS = re.compile(rb"(?:listen\w* on|ready at) (?:http://)?(127\.0\.0\.1:\d+)")
 _CENSUS = re.compile(rb"^\{.*\}$", re.MULTILINE)
 Result = TypeVar("Result")
@@ -153,8 +156,8 @@ class Processes:
         """
         log = self._logs / f"{name}.log"
         with log.open("wb") as output, self._cores(measured=measured):
-            database = {"TOKENWIRE_DATABASE": self.new_database(name)}
-            process = self._process(argv, None, output, output, database | {**(env or {})})
+            defaults = {"TOKENWIRE_DATABASE": self.new_database(name), **NO_WAIT}
+            process = self._process(argv, None, output, output, defaults | {**(env or {})})
         try:
             limit = time.monotonic() + ready_limit_s
             while (address := ready() if ready else _printed_address(log)) is None:

@@ -45,6 +45,9 @@ from tokenwire_server.__main__ import main
 sys.exit(main(["serve", *sys.argv[1:]]))
 """
 
+NO_WAIT = {"TOKENWIRE_DRAIN_ACCEPT_S": "0"}
+"""Variables with which a server stops at once: no load balancer has to notice it."""
+
 FEW_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (48, 64))"
 
 
@@ -58,6 +61,7 @@ def process(*arguments, redirections="", **files):
     """Run a Python process with buffered output, in its own folder; kill it at the end."""
     environ = {k: v for k, v in os.environ.items() if "API_KEY" not in k and "TOKENWIRE" not in k}
     environ.pop("PYTHONUNBUFFERED", None)
+    environ |= NO_WAIT
     with tempfile.TemporaryDirectory() as folder:
         command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, *arguments]
         started = subprocess.Popen(command, env=environ, cwd=folder, **files)
@@ -116,7 +120,7 @@ async def test_a_server_without_a_standard_file_serves_and_stops_cleanly(closed)
 def forked(address, log, **files):
     """Run a server that is forked, in its own folder; kill it at the end."""
     with tempfile.TemporaryDirectory() as folder:
-        environ = os.environ | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
+        environ = os.environ | NO_WAIT | {"TOKENWIRE_DATABASE": f"sqlite:///{folder}/tokenwire.db"}
         server = Forked(("serve", "--demo", "--listen", address), environ, log, **files)
         try:
             yield server

@@ -13,7 +13,9 @@ def running_edge(*arguments, env=None):
     """A `tokenwire-edge` process; yields it and its URL. The file `process.log` contains its log."""
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith("TOKENWIRE_")
-    } | (env or {})
+    }
+    environ["TOKENWIRE_EDGE_DRAIN_ACCEPT_S"] = "0"  # no load balancer has to notice that they stop
+    environ |= env or {}
     with tempfile.TemporaryFile("a+") as log:
         words = ("serve", "--listen", "127.0.0.1:0", *arguments)
         process = Forked(words, environ, log, program="tokenwire_edge")

@@ -49,6 +49,7 @@ def observed(simulator):
         settings = {f"TOKENWIRE_LIMITS__{name.upper()}": str(n) for name, n in limits.items()}
         with tempfile.TemporaryFile("a+") as log, tempfile.TemporaryDirectory() as folder:
             settings["TOKENWIRE_DATABASE"] = f"sqlite:///{folder}/tokenwire.db"
+            settings["TOKENWIRE_DRAIN_ACCEPT_S"] = "0"  # no load balancer has to notice it
             settings["TOKENWIRE_OVERLOAD__MAX_LAG_S"] = "0"  # the machine may be busy
             environ |= simulator.environ() | settings | (variables or {})
             process = Forked((), environ, log, program=OBSERVED)

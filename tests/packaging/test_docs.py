@@ -110,7 +110,7 @@ def forked_commands(folder):
 
 def environ_of_a_reader(address, edge_address):
     """Return variables with other ports than the defaults, which may be in use, and a PATH without this
-    environment.
+    environment. Servers do not wait for load balancers when they stop.
     """
     programs = Path(sys.executable).parent
     paths = [path for path in os.environ["PATH"].split(":") if Path(path) != programs]
@@ -120,8 +120,10 @@ def environ_of_a_reader(address, edge_address):
         "PATH": ":".join(paths),
         "TOKENWIRE_LISTEN": address,
         "TOKENWIRE_TARGET": address,
+        "TOKENWIRE_DRAIN_ACCEPT_S": "0",
         "TOKENWIRE_EDGE_LISTEN": edge_address,
         "TOKENWIRE_EDGE_TARGET": address,
+        "TOKENWIRE_EDGE_DRAIN_ACCEPT_S": "0",
     }
 
 

@@ -11,6 +11,8 @@ from server_process import stop
 
 pytestmark = pytest.mark.process
 
+NO_WAIT = {"TOKENWIRE_DRAIN_ACCEPT_S": "0", "TOKENWIRE_EDGE_DRAIN_ACCEPT_S": "0"}
+"""Variables with which servers and edges stop at once: no load balancer has to notice it."""
 FRAMEWORKS = {"tokenwire.http.starlette": "starlette", "tokenwire.testing.fixtures": "pytest"}
 """Modules for programs that have another package anyway."""
 IMPORT_ALL = """
@@ -116,7 +118,7 @@ def test_the_server_serves_with_each_extra_and_the_client_calls_it(installed, ex
     assert server.run("tokenwire-server", "--version").stdout.startswith("tokenwire-server ")
     words = server.command("tokenwire-server", "serve", "--demo", "--listen", "127.0.0.1:0")
     traces = {"TOKENWIRE_OTEL__TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    env = environ() | (traces if extras == ("otel",) else {})
+    env = environ() | NO_WAIT | (traces if extras == ("otel",) else {})
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=tmp_path
@@ -142,7 +144,7 @@ def test_the_edge_extra_serves(installed, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environ(),
+        env=environ() | NO_WAIT,
         cwd=tmp_path,
     )
     with process:
