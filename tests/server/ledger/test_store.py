@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import msgspec
 import pytest
+import sqlalchemy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,14 +126,15 @@ def added_up(values):
     return sum(said) if said else None
 
 
-async def emptied(store, sql):
-    sql("DELETE FROM tokenwire_usage_records")
+async def emptied(database):
+    async with database.writing() as connection:
+        await connection.execute(sqlalchemy.text("DELETE FROM tokenwire_usage_records"))
 
 
 @with_databases
 @given(records=MANY)
-async def test_a_record_is_read_as_it_was_written(store, sql, records):
-    await emptied(store, sql)
+async def test_a_record_is_read_as_it_was_written(store, database, records):
+    await emptied(database)
     await store.write(records)
     assert await store.page(ALL) == newest_first(records)
 
@@ -140,9 +142,9 @@ async def test_a_record_is_read_as_it_was_written(store, sql, records):
 @with_databases
 @given(records=MANY, query=QUERIES, size=st.integers(1, 5))
 async def test_pages_contain_every_matching_record_once_and_newest_first(
-    store, sql, records, query, size
+    store, database, records, query, size
 ):
-    await emptied(store, sql)
+    await emptied(database)
     await store.write(records)
     found, after = [], None
     while page := await store.page(query, after, size):
@@ -156,9 +158,9 @@ async def test_pages_contain_every_matching_record_once_and_newest_first(
 @with_databases
 @given(records=MANY, query=QUERIES, group_by=GROUPS)
 async def test_summaries_are_the_sums_of_the_records_that_match(
-    store, sql, records, query, group_by
+    store, database, records, query, group_by
 ):
-    await emptied(store, sql)
+    await emptied(database)
     await store.write(records)
     groups = defaultdict(list)
     for record in records:
@@ -184,8 +186,8 @@ async def test_summaries_are_the_sums_of_the_records_that_match(
 
 @with_databases
 @given(records=MANY, since=TIMES)
-async def test_the_spend_of_tenants_is_the_sum_of_known_costs(store, sql, records, since):
-    await emptied(store, sql)
+async def test_the_spend_of_tenants_is_the_sum_of_known_costs(store, database, records, since):
+    await emptied(database)
     await store.write(records)
     spent, without_open = defaultdict(int), defaultdict(int)
     for record in records:
@@ -289,9 +291,9 @@ STATES = [Outcome.OPEN, Outcome.LOST, Outcome.FINISHED, Outcome.FAILED]
 @with_databases
 @given(writes=st.lists(st.sampled_from(STATES), min_size=1, max_size=6))
 async def test_a_closed_record_never_changes_but_lost_is_replaced_by_its_process(
-    store, sql, record, writes
+    store, database, record, writes
 ):
-    await emptied(store, sql)
+    await emptied(database)
     kept = None
     for n, outcome in enumerate(writes):
         new = record("1", outcome=outcome, tokens=n)
@@ -310,7 +312,7 @@ async def test_a_closed_record_never_changes_but_lost_is_replaced_by_its_process
     begun=st.lists(RECORDS, min_size=1, max_size=5, unique_by=lambda record: record.stream_id),
     later=st.lists(RECORDS, min_size=5, max_size=5),
 )
-async def test_writing_figures_has_the_effect_of_writing_the_record(store, sql, begun, later):
+async def test_writing_figures_has_the_effect_of_writing_the_record(store, database, begun, later):
     begun = [
         msgspec.structs.replace(r, outcome=Outcome.OPEN, reason="", end_time=None) for r in begun
     ]
@@ -327,7 +329,7 @@ async def test_writing_figures_has_the_effect_of_writing_the_record(store, sql, 
         )
         for first, then in zip(begun, later, strict=False)
     ]
-    await emptied(store, sql)
+    await emptied(database)
     await store.write(begun)
     await store.write([], figures)
     assert await store.page(ALL) == newest_first(figures)
