@@ -110,7 +110,7 @@ def test_the_result_does_not_depend_on_where_the_bytes_are_split(transcript, pos
 
 
 @each(OWN)
-@settings(fuzz, max_examples=scaled(15))
+@settings(fuzz, max_examples=scaled(5))
 @given(data=st.data())
 def test_the_result_does_not_depend_on_the_number_of_pieces(transcript, data):
     body = transcript.body

@@ -363,7 +363,7 @@ def test_a_valid_history_has_no_violations(history):
 
 @pytest.mark.parametrize("name", MUTATIONS)
 @settings(
-    max_examples=scaled(60),
+    max_examples=scaled(25),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(st.data())

@@ -112,7 +112,7 @@ EXPLAINED = {
     "its log was damaged": ("STORE_UNAVAILABLE", [fault("damaged", stream_id="the stream")]),
     "its server drains": ("DRAINING", [fault("drain", OTHER)]),
 }
-some = settings(max_examples=scaled(40), suppress_health_check=[HealthCheck.too_slow])
+some = settings(max_examples=scaled(20), suppress_health_check=[HealthCheck.too_slow])
 
 
 @some

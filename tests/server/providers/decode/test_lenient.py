@@ -134,8 +134,10 @@ def test_invalid_json_is_refused(data):
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
     lambda inner: (
-        st.lists(inner) | st.dictionaries(st.sampled_from(Event.__struct_fields__), inner)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(Event.__struct_fields__), inner, max_size=4)
     ),
+    max_leaves=20,
 )
 
 
