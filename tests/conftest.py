@@ -6,6 +6,7 @@ import os
 import time
 import urllib.request
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import grpc.aio
@@ -214,19 +215,21 @@ PROCESS_FIXTURES = {
 SLOW_FILES = {
     "test_docs.py": 0,
     "test_extras.py": 0,
+    "test_browser_client.py": 0,
     "test_abandoned.py": 1,
     "test_memory.py": 1,
     "test_lost_records.py": 1,
     "test_cut_wire.py": 1,
-    "test_browser_client.py": 0,
-    "test_bench.py": 2,
     "test_stream_machine.py": 2,
     "test_replica_histories.py": 2,
     "test_workers.py": 2,
+    "test_demo_tools.py": 2,
+    "test_bench.py": 3,
 }
 """Files with tests of half a minute, and the worker that starts with them. At the end they would run alone."""
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items):
     """Mark the tests that start a process, as their fixtures show, and let slow files start first."""
     for item in items:
@@ -234,14 +237,15 @@ def pytest_collection_modifyitems(items):
         named = {each for each in parameters.values() if isinstance(each, str)}
         if PROCESS_FIXTURES & {*item.fixturenames, *named}:
             item.add_marker("process")
+    yield  # some are deselected
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if item.path.name in SLOW_FILES]
-    others = [item for item in items if item.path.name not in SLOW_FILES]
-    share = -(-len(others) // workers)
+    others = iter([item for item in items if item.path.name not in SLOW_FILES])
     ordered = []
     for worker in range(workers):  # xdist gives each worker one part of the list
-        ordered += [item for item in slow if SLOW_FILES[item.path.name] % workers == worker]
-        ordered += others[worker * share : (worker + 1) * share]
+        share = (len(items) - len(ordered)) // (workers - worker)
+        first = [item for item in slow if SLOW_FILES[item.path.name] % workers == worker]
+        ordered += [*first, *islice(others, max(0, share - len(first)))]
     items[:] = ordered
 
 
