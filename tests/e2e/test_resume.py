@@ -155,7 +155,7 @@ async def test_every_reader_gets_a_failure_after_all_earlier_events(api, provide
 
 
 async def test_every_reader_gets_a_failure_before_the_first_token(api):
-    call = api.chat_stream(api.request("openai/sim?status=429&retry_after=30"))
+    call = api.chat_stream(api.request("openai/sim?status=429&retry_after=30&key=all-readers"))
     stream_id = await stream_id_of(call)
     for each in (call, resume(api, stream_id)):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

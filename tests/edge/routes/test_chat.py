@@ -61,7 +61,7 @@ def test_a_caller_that_leaves_before_its_whole_answer_cancels_the_generation(edg
 
 def test_a_text_that_fails_before_its_first_character_is_an_error_with_a_status(edge):
     with posted(
-        edge, "/v1/chat/stream", "openai/sim?status=429&retry_after=30", "text/plain"
+        edge, "/v1/chat/stream", "openai/sim?status=429&retry_after=30&key=no-text", "text/plain"
     ) as sent:
         response = sent.getresponse()
         problem = json.loads(response.read())
