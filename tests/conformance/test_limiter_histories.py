@@ -24,7 +24,7 @@ from examples import scaled
 from tokenwire_server.errors import RateLimited, TooManyStreams
 
 
-@settings(max_examples=scaled(150))
+@settings(max_examples=scaled(300))
 @given(history=histories(SECONDS))
 async def test_any_history_gets_the_answers_of_the_model(new_limiter, history):
     clock = Clock()
@@ -39,7 +39,7 @@ async def test_any_history_gets_the_answers_of_the_model(new_limiter, history):
             assert allowance.remaining in {allowance.allowed, None}
 
 
-@settings(max_examples=scaled(100))
+@settings(max_examples=scaled(200))
 @given(history=histories(SECONDS), caller=st.sampled_from(CALLERS), tokens=TOKENS)
 async def test_a_retry_after_the_delay_is_admitted_and_an_earlier_one_is_not(
     new_limiter, history, caller, tokens
