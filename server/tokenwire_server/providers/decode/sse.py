@@ -16,6 +16,7 @@ SMALL_EVENT_BYTES = 2 * MAX_EVENT_OBJECTS
 """Events up to this size cannot contain more objects, so their objects are not counted."""
 
 _BOM = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"  # a byte is found in bytes five times as fast as bytes of length 1
 
 
 class SSEFramer:
@@ -57,15 +58,16 @@ class SSEFramer:
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """Split the next bytes. Return the events that they complete, in order."""
-        if self.is_between_events and data.endswith(b"\n\n") and b"\r" not in data:
+        if self.is_between_events and _CR not in data and len(data) <= self._small:
             # One whole event: the usual case when each event arrives by itself.
-            line = data.find(b"\n") + 1 if data.startswith(b"event: ") else 0
-            if (
-                data.startswith(b"data: ", line)
-                and data.find(b"\n", line) == len(data) - 2
-                and len(data) <= self._small
-            ):
-                return [(data[7 : line - 1] if line else b"", data[line + 6 : -2])]
+            name = b""
+            line, _, rest = data.partition(b"\n")
+            if line[:7] == b"event: ":
+                name = line[7:]
+                line, _, rest = rest.partition(b"\n")
+            payload = line.removeprefix(b"data: ")
+            if payload is not line and rest == b"\n":
+                return [(name, payload)]
         events = [] if self.overflowed else self._feed(data)
         self.is_between_events = not (
             self._line
@@ -80,7 +82,7 @@ class SSEFramer:
     def _feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         if self._at_start:
             data = self._skip_bom(data)
-        if self._after_cr or b"\r" in data:
+        if self._after_cr or _CR in data:
             data = self._normalise(data)
         events: list[tuple[bytes, bytes]] = []
         position = 0
@@ -129,7 +131,7 @@ class SSEFramer:
         max_bytes = self._small
         for frame in data.split(b"\n\n"):
             if len(frame) <= max_bytes:
-                if b"\n" not in frame:
+                if _LF not in frame:
                     if frame.startswith(b"data: "):
                         events.append((b"", frame[6:]))
                         continue
@@ -137,7 +139,7 @@ class SSEFramer:
                         continue
                 elif frame.startswith(b"event: "):
                     name, _, rest = frame.partition(b"\n")
-                    if rest.startswith(b"data: ") and b"\n" not in rest:
+                    if rest.startswith(b"data: ") and _LF not in rest:
                         events.append((name[7:], rest[6:]))
                         continue
             self._read_all(frame + b"\n\n", 0, events)
