@@ -123,17 +123,17 @@ class SurrogateJoiner:
     the latest in `flush`.
     """
 
-    __slots__ = ("_halves", "_text_half_index")
+    __slots__ = ("_text_half_index", "halves")
 
     def __init__(self) -> None:
-        self._halves: dict[int, TextDelta | ReasoningDelta | ToolCallDelta] = {}
+        self.halves: dict[int, TextDelta | ReasoningDelta | ToolCallDelta] = {}
         """Deltas of only a first half, by index."""
         self._text_half_index: int | None = None
         """Index of the only half that does not belong to a tool call. The next block ends it."""
 
     def join(self, deltas: list[Delta]) -> list[Delta]:
         """Return the deltas without surrogates. Without changes, it is the same list."""
-        if not self._halves and all(map(_has_no_surrogates, deltas)):
+        if not self.halves and all(map(_has_no_surrogates, deltas)):
             return deltas
         joined: list[Delta] = []
         for delta in deltas:
@@ -167,7 +167,7 @@ class SurrogateJoiner:
 
     def flush(self) -> list[Delta]:
         """Return replacements for the halves that are left at the end of the answer."""
-        halves, self._halves = self._halves, {}
+        halves, self.halves = self.halves, {}
         self._text_half_index = None
         return [_replacement(half) for half in halves.values()]
 
@@ -176,7 +176,7 @@ class SurrogateJoiner:
     ) -> str:
         text = self._take(index) + text
         if "\ud800" <= text[-1:] <= "\udbff":
-            self._halves[index] = _with_text(delta, text[-1])
+            self.halves[index] = _with_text(delta, text[-1])
             if not isinstance(delta, ToolCallDelta):
                 self._text_half_index = index
             text = text[:-1]
@@ -204,7 +204,7 @@ class SurrogateJoiner:
     def _pop(self, index: int) -> TextDelta | ReasoningDelta | ToolCallDelta | None:
         if index == self._text_half_index:
             self._text_half_index = None
-        return self._halves.pop(index, None)
+        return self.halves.pop(index, None)
 
 
 def _has_no_surrogates(delta: Delta) -> bool:

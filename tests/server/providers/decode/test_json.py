@@ -206,7 +206,7 @@ class ScanningJoiner(SurrogateJoiner):
     def _end_others(self, delta, joined):
         if isinstance(delta, Logprobs | Notice):
             return
-        for index, half in list(self._halves.items()):
+        for index, half in list(self.halves.items()):
             is_same_block = index == delta.index
             if (
                 isinstance(delta, ToolCall | InvalidToolCall)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import msgspec
 
 from ....errors import UpstreamBroken, UpstreamError
-from ....events import Delta, FinishReason, Notice, NoticeKind, Usage
+from ....events import Delta, FinishReason, Notice, NoticeKind, TextDelta, Usage
 from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
-from ..repeated import RepeatedEvent
+from ..repeated import BLANKS, RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .blocks import Blocks, BrokenBlocksError
@@ -56,6 +56,7 @@ class AnthropicDecoder:
         "_stop_details",
         "_stop_reason",
         "_surrogates",
+        "_text_index",
         "end",
         "model",
         "problem",
@@ -72,9 +73,11 @@ class AnthropicDecoder:
         """The first fields that could not be read, for the operator's log: their paths and types."""
         self._provider = provider
         self._framer = SSEFramer()
-        self._repeated = RepeatedEvent("text")
+        self._repeated = RepeatedEvent("text", [BLANKS])
         self._repeated_index: int | None = None
         """The index of the block in the repeated event."""
+        self._text_index: int | None = None
+        """The index of the deltas of repeated events, until another event arrives."""
         self._surrogates = SurrogateJoiner()
         self._bill = Bill()
         self._blocks = Blocks(provider)
@@ -85,26 +88,33 @@ class AnthropicDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        begins_event = self._framer.is_between_events
-        if begins_event and (text := self._repeated.text_of(data)) is not None:
+        text = self._repeated.text_of(data) if self._framer.is_between_events else ""
+        if text:
             return self._add_text(text)
+        self._text_index = None
         events = self._framer.feed(data)
         deltas = self._decode_events(events)
-        if begins_event and len(events) == 1 and self.end is None and self._repeated.is_new(data):
+        if text is None and len(events) == 1 and deltas and isinstance(deltas[0], TextDelta):
             self._learn(data, events[0][1])
         return deltas
 
     def _add_text(self, text: str) -> list[Delta]:
-        """Read the repeated event, with another text."""
+        """Read the repeated event, with another text. The text has no surrogates."""
         deltas: list[Delta] = []
-        try:
-            delta = wire.Delta(type="text_delta", text=text)
-            self._blocks.add(self._repeated_index, delta, deltas)
-        except BrokenBlocksError as error:
-            self._fail(str(error))
-        deltas = self._surrogates.join(deltas)
-        if self.end is not None:
-            deltas += self._surrogates.flush()
+        if self._text_index is not None:
+            deltas.append(TextDelta(text, self._text_index))
+        else:
+            try:
+                delta = wire.Delta(type="text_delta", text=text)
+                self._blocks.add(self._repeated_index, delta, deltas)
+            except BrokenBlocksError as error:
+                self._fail(str(error))
+            if deltas and isinstance(deltas[0], TextDelta):
+                self._text_index = deltas[0].index
+        if self._surrogates.halves:
+            deltas = self._surrogates.join(deltas)
+            if self.end is not None:
+                deltas += self._surrogates.flush()
         return deltas
 
     def _learn(self, data: bytes, payload: bytes) -> None:

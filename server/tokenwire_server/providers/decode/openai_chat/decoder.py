@@ -20,7 +20,7 @@ from .. import errors, lenient
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason, is_finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
-from ..repeated import RepeatedEvent
+from ..repeated import PADDING, RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
@@ -121,7 +121,7 @@ class OpenAIChatDecoder:
             self._tagged = TaggedText(self._blocks, tags)
             self._text = self._tagged.add
         self._increments = Increments() if cumulative else None
-        self._repeated = RepeatedEvent("content")
+        self._repeated = RepeatedEvent("content", [PADDING])
         self._reasoning_source: Literal["", "field", "details"] = ""
         self._reason: FinishReason | None = None
         self._word = ""
@@ -136,7 +136,8 @@ class OpenAIChatDecoder:
             return []
         deltas: list[Delta] = []
         begins_event = self._framer.is_between_events and self._joiner is None
-        if begins_event and (text := self._repeated.text_of(data)) is not None:
+        text = self._repeated.text_of(data) if begins_event else ""
+        if text:
             self._text(text, deltas)
             return deltas
         events = self._framer.feed(data)
@@ -145,7 +146,7 @@ class OpenAIChatDecoder:
             if self.end is not None:
                 break
         else:
-            if begins_event and len(events) == 1 and self._repeated.is_new(data):
+            if text is None and len(events) == 1 and deltas:
                 self._learn(data, *events[0])
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")
@@ -153,27 +154,10 @@ class OpenAIChatDecoder:
 
     def _learn(self, data: bytes, name: bytes, payload: bytes) -> None:
         """Use an event as the template of later ones, if it has text and nothing else."""
-        try:
-            chunk = _decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if name or self._increments is not None:
             return
-        choice = chunk.choices[0] if chunk.choices else wire.Choice()
-        text = None if choice.delta is None else choice.delta.content
-        if name or choice.index or not text or not isinstance(text, str) or choice.finish_reason:
-            return
-        only_text = wire.Chunk(
-            id=chunk.id,
-            model=chunk.model,
-            service_tier=chunk.service_tier,
-            choices=[
-                wire.Choice(
-                    index=choice.index,
-                    delta=wire.Delta(content=text),
-                    finish_reason=choice.finish_reason,
-                )
-            ],
-        )
-        if chunk == only_text and self._increments is None:
+        text = wire.text_alone(payload)
+        if text:
             self._repeated.learn(data, text)
 
     def eof(self) -> list[Delta]:

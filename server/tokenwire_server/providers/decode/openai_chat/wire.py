@@ -93,3 +93,28 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
+
+
+def text_alone(payload: bytes) -> str:
+    """Return the text of an event of the first choice. Empty if it has none, or also something else."""
+    try:
+        chunk = CHUNK.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    choice = chunk.choices[0] if chunk.choices else Choice()
+    text = None if choice.delta is None else choice.delta.content
+    if choice.index or not text or not isinstance(text, str) or choice.finish_reason:
+        return ""
+    only_text = Chunk(
+        id=chunk.id,
+        model=chunk.model,
+        service_tier=chunk.service_tier,
+        choices=[
+            Choice(
+                index=choice.index,
+                delta=Delta(content=text),
+                finish_reason=choice.finish_reason,
+            )
+        ],
+    )
+    return text if chunk == only_text else ""

@@ -22,9 +22,11 @@ from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
 from ..json import SurrogateJoiner, join_surrogates, loads, log_text
+from ..repeated import NUMBER, PADDING, RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .items import Items
+from .parts import Part
 from .usage import TOOLS, ToolCounts, usage_of
 
 _UNREADABLE = "an event of the provider's answer cannot be read"
@@ -63,6 +65,9 @@ class OpenAIResponsesDecoder:
         "_items",
         "_joiner",
         "_reader",
+        "_repeated",
+        "_repeated_event",
+        "_repeated_part",
         "_tools",
         "end",
         "model",
@@ -80,6 +85,10 @@ class OpenAIResponsesDecoder:
         self._items = Items(provider)
         self._tools = ToolCounts()
         self._reader = wire.Reader()
+        self._repeated = RepeatedEvent("delta", [NUMBER, PADDING])
+        self._repeated_event = wire.Event()
+        self._repeated_part: Part | None = None
+        """The part of the text of repeated events, until another event arrives."""
 
     @property
     def problem(self) -> str:
@@ -90,10 +99,43 @@ class OpenAIResponsesDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        deltas = self._read(self._framer.feed(data), if_unreadable=_UNREADABLE)
-        if self.end is None and self._framer.overflowed:
-            self.end = UpstreamBroken("an event of the provider's answer is too long")
+        text = self._repeated.text_of(data) if self._framer.is_between_events else ""
+        if text:
+            return self._add_text(text)
+        self._repeated_part = None
+        events = self._framer.feed(data)
+        deltas = self._read(events, if_unreadable=_UNREADABLE)
+        if self.end is None:
+            if self._framer.overflowed:
+                self.end = UpstreamBroken("an event of the provider's answer is too long")
+            elif text is None and len(events) == 1 and deltas:
+                self._learn(data, events[0][1])
         return deltas if self.end is None else deltas + self._joiner.flush()
+
+    def _add_text(self, text: str) -> list[Delta]:
+        """Read the repeated event, with another text. The text has no surrogates."""
+        deltas: list[Delta] = []
+        part = self._repeated_part
+        if part is None:
+            event = self._repeated_event
+            try:
+                part = self._items.part_of(_DELTAS[event.type], event, deltas)
+            except UpstreamError as error:
+                self.end = error
+                return self._joiner.join(deltas) + self._joiner.flush()
+            self._repeated_part = part
+        part.append(text, deltas)
+        return self._joiner.join(deltas) if self._joiner.halves else deltas
+
+    def _learn(self, data: bytes, payload: bytes) -> None:
+        """Use an event as the template of later ones, if it is a delta of text and nothing else."""
+        try:
+            event = wire.EVENT.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        is_text = event.type in _DELTAS and event.delta and not event.logprobs
+        if is_text and self._repeated.learn(data, event.delta):
+            self._repeated_event = event
 
     def eof(self) -> list[Delta]:
         if self.end is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from ....errors import UpstreamBroken
-from ....events import Delta, FinishReason, ReasoningDelta, Refusal, TextDelta
+from ....events import Delta, FinishReason, Refusal
 from ..base import Complete
 from ..json import join_surrogates
 from ..openai_chat.blocks import generated_id
@@ -45,20 +45,19 @@ class Items:
 
     def append_text(self, part_type: str, at: wire.Event, deltas: list[Delta]) -> None:
         """Append the event's text to its part."""
-        text = at.delta
-        if not text and not at.logprobs:
+        if not at.delta and not at.logprobs:
             return
-        place = at.summary_index if part_type == "summary_text" else at.content_index
-        key = (part_type, at.output_index, at.item_id, place)
-        part = self._open_parts.get(key) or self._open_part(part_type, at, place, deltas)
-        if text:
-            part.add(text)
-            if part_type in OF_MESSAGES:
-                deltas.append(TextDelta(text, part.index))
-            else:
-                deltas.append(ReasoningDelta(text, part.index))
+        part = self.part_of(part_type, at, deltas)
+        if at.delta:
+            part.append(at.delta, deltas)
         if at.logprobs:
             part.add_logprobs(at.logprobs, deltas)
+
+    def part_of(self, part_type: str, at: wire.Event, deltas: list[Delta]) -> Part:
+        """Return the part to which an event's text belongs. Begins it if it is new."""
+        place = at.summary_index if part_type == "summary_text" else at.content_index
+        key = (part_type, at.output_index, at.item_id, place)
+        return self._open_parts.get(key) or self._open_part(part_type, at, place, deltas)
 
     def _open_part(
         self, part_type: str, at: wire.Event, place: int | None, deltas: list[Delta]

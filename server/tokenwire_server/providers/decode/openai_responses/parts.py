@@ -12,6 +12,8 @@ from ....events import (
     CitationKind,
     Delta,
     Logprobs,
+    ReasoningDelta,
+    TextDelta,
     TokenLogprob,
 )
 from . import wire
@@ -31,6 +33,7 @@ OF_REASONING = frozenset({"summary_text", "reasoning_text"})
 
 LOOKAHEAD = 4
 """Number of candidates that are compared with a complete item or part."""
+_MAX_UNCOUNTED_CHARS = 256
 _Whole = TypeVar("_Whole")
 _Known = TypeVar("_Known")
 
@@ -83,20 +86,23 @@ class Blocks:
 
 
 class Part:
-    """A part whose text is emitted. Of the text, only its size and checksum are kept.
+    """A part whose text is emitted. Of the text, only its size and checksum are kept, and a short piece that
+    is not counted in them yet, because many tokens at once are counted faster.
 
     The text counts as UTF-16, so that the halves of a surrogate pair may arrive together or separately.
     """
 
     __slots__ = (
+        "_crc",
+        "_delta",
+        "_size",
+        "_uncounted",
         "cited",
-        "crc",
         "has_info",
         "index",
         "is_whole",
         "logprobs_count",
         "place",
-        "size",
         "type",
     )
 
@@ -113,13 +119,29 @@ class Part:
         """Number of tokens whose log probabilities were emitted."""
         self.cited: set[int] = set()
         """The provider's indexes of the citations that were emitted."""
-        self.size = 0
-        self.crc = 0
+        self._size = 0
+        self._crc = 0
+        self._uncounted = ""
+        self._delta = TextDelta if part_type in OF_MESSAGES else ReasoningDelta
 
-    def add(self, piece: str) -> None:
-        units = piece.encode("utf-16-le", "surrogatepass")
-        self.size += len(units)
-        self.crc = crc32(units, self.crc)
+    @property
+    def size(self) -> int:
+        """Size of the emitted text, in bytes of UTF-16."""
+        self._count()
+        return self._size
+
+    def append(self, piece: str, deltas: list[Delta]) -> None:
+        """Emit the next piece of the text."""
+        self._uncounted += piece
+        if len(self._uncounted) > _MAX_UNCOUNTED_CHARS:
+            self._count()
+        deltas.append(self._delta(piece, self.index))
+
+    def _count(self) -> None:
+        units = self._uncounted.encode("utf-16-le", "surrogatepass")
+        self._uncounted = ""
+        self._size += len(units)
+        self._crc = crc32(units, self._crc)
 
     def add_logprobs(self, logprobs: Sequence[wire.Logprob], deltas: list[Delta]) -> None:
         """Emit the log probabilities of the next tokens."""
@@ -131,9 +153,10 @@ class Part:
     def rest(self, whole: str) -> str | None:
         """Return the part of `whole` after the emitted text, or None if `whole` does not begin with it."""
         units = whole.encode("utf-16-le", "surrogatepass")
-        if len(units) < self.size or crc32(units[: self.size]) != self.crc:
+        size = self.size
+        if len(units) < size or crc32(units[:size]) != self._crc:
             return None
-        return units[self.size :].decode("utf-16-le", "surrogatepass")
+        return units[size:].decode("utf-16-le", "surrogatepass")
 
 
 class Refusal(Part):
@@ -145,8 +168,8 @@ class Refusal(Part):
         super().__init__(part_type, place, index)
         self.explanation = ""
 
-    def add(self, piece: str) -> None:
-        super().add(piece)
+    def append(self, piece: str, deltas: list[Delta]) -> None:
+        super().append(piece, deltas)
         self.explanation += piece[: MAX_EXPLANATION_CHARS - len(self.explanation)]
 
 

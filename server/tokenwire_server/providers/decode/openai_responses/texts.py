@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from ....events import Delta, ReasoningDelta, TextDelta, TextInfo, TextPhase
+from ....events import Delta, ReasoningDelta, TextInfo, TextPhase
 from ..base import MAX_NAME_CHARS
 from . import state, wire
 from .parts import (
@@ -219,9 +219,7 @@ class TextItem:
             part = self.begin_part(whole.type, place, deltas)
         part.is_whole = True
         if rest and with_text:
-            part.add(rest)
-            is_text = self.kind == "message"
-            deltas.append((TextDelta if is_text else ReasoningDelta)(rest, part.index))
+            part.append(rest, deltas)
         part.add_logprobs((whole.logprobs or [])[part.logprobs_count :], deltas)
         for number, annotation in enumerate(whole.annotations or ()):
             self.cite(part, number, annotation, deltas)
