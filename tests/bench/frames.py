@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 from callers import (
@@ -35,10 +35,18 @@ MAX_WINDOW_BYTES = 2**31 - 1
 DEFAULT_WINDOW_BYTES = 2**16 - 1
 
 
-class FrameConnection(asyncio.Protocol):
-    """One connection with any number of calls."""
+class CallFailed(Unmeasurable):
+    """A call ended with an error. `trailers` are those of its status, or empty if it was reset."""
 
-    def __init__(self, target: Target, authority: str) -> None:
+    def __init__(self, text: str, trailers: Mapping[str, str]) -> None:
+        super().__init__(text)
+        self.trailers = trailers
+
+
+class FrameConnection(asyncio.Protocol):
+    """One connection with any number of calls, each of which ends after `limit_s` at the latest."""
+
+    def __init__(self, target: Target, authority: str, limit_s: float = CALL_LIMIT_S) -> None:
         self.ready = asyncio.get_running_loop().create_future()
         """Done when the server has sent its settings."""
         self._headers = [
@@ -48,8 +56,9 @@ class FrameConnection(asyncio.Protocol):
             (":authority", authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
-            ("grpc-timeout", f"{CALL_LIMIT_S:.0f}S"),
+            ("grpc-timeout", f"{limit_s:.0f}S"),
         ]
+        self._limit_s = limit_s
         if target.api_key:
             self._headers.append(("authorization", f"Bearer {target.api_key}"))
         self._encoder, self._decoder = Encoder(), Decoder()
@@ -60,7 +69,8 @@ class FrameConnection(asyncio.Protocol):
     async def call(self, message: bytes, recording: Recording) -> None:
         """Make one call, and record what arrives until it has ended.
 
-        Raises Unmeasurable if it fails, and TimeoutError if it does not end within CALL_LIMIT_S.
+        Raises CallFailed; Unmeasurable if the connection breaks; and TimeoutError if the call does not end in
+        time.
         """
         if self._transport.is_closing():
             raise Unmeasurable("the connection has ended")
@@ -74,7 +84,7 @@ class FrameConnection(asyncio.Protocol):
             _frame(HEADERS, END_HEADERS, self._last_id, headers)
             + _frame(DATA, END_STREAM, self._last_id, body)
         )
-        async with asyncio.timeout(CALL_LIMIT_S):
+        async with asyncio.timeout(self._limit_s):
             await ended
 
     def close(self) -> None:
@@ -111,7 +121,8 @@ class FrameConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         for _, ended in self._calls.values():
-            _fail(ended, f"the connection ended: {exc}")
+            if not ended.done():
+                ended.set_exception(Unmeasurable(f"the connection ended: {exc}"))
 
     def _control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == HEADERS:
@@ -127,17 +138,20 @@ class FrameConnection(asyncio.Protocol):
         elif kind == PING and not flags & ACK:
             self._transport.write(_frame(PING, ACK, 0, payload))
         elif kind == RST_STREAM:
-            self._end(stream_id, {"grpc-status": "reset"})
+            self._end(stream_id, {})
         elif kind == GOAWAY:
             self._transport.close()
 
     def _end(self, stream_id: int, trailers: dict[str, str]) -> None:
         _, ended = self._calls.pop(stream_id)
-        status = trailers.get("grpc-status")
-        if status != "0":
-            _fail(ended, f"status {status}: {trailers.get('grpc-message', '')}")
-        elif not ended.done():
+        if ended.done():
+            return
+        status = trailers.get("grpc-status", "reset")
+        if status == "0":
             ended.set_result(None)
+        else:
+            text = f"status {status}: {trailers.get('grpc-message', '')}"
+            ended.set_exception(CallFailed(text, trailers))
 
 
 class FrameCaller(GrpcCaller):
@@ -190,8 +204,3 @@ class FrameCaller(GrpcCaller):
 
 def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream_id) + payload
-
-
-def _fail(ended: asyncio.Future[None], why: str) -> None:
-    if not ended.done():
-        ended.set_exception(Unmeasurable(why))

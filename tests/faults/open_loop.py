@@ -1,27 +1,31 @@
 """Open-loop load in its own process: calls start at a fixed rate, whether or not earlier ones have ended.
 
-Arguments: a job as JSON, and the path of a file for the result. See `Job` and `Result`.
+Arguments: a job as JSON, and the path of a file for the result. See `Job` and `Result`. The load reads HTTP/2
+frames, as that of the benchmark does: it would otherwise take as much CPU as the server.
 """
 
 import asyncio
+import base64
 import gc
 import itertools
 import sys
 import time
 from pathlib import Path
 
-import grpc
-import grpc.aio
 import msgspec
 import uvloop
 
-from tokenwire.v1 import chat_pb2
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
-METHOD = "/tokenwire.v1.ChatService/ChatStream"
+from callers import Recording, Unmeasurable, request
+from frames import CallFailed, FrameConnection
+from jobs import Target
+
 DETAILS = "grpc-status-details-bin"
+DEADLINE_EXCEEDED = "4"
 FINISHED = "FINISHED"
 LATE = "LATE"
-CHANNELS = 4
+CONNECTIONS = 4
 
 
 class Job(msgspec.Struct):
@@ -54,15 +58,17 @@ class Result(msgspec.Struct):
     """How late each call was started. The figures count only if this is small."""
 
 
-async def one(method, request, job, began, calls):
-    called = time.monotonic()
-    instants, end = [], FINISHED
-    call = method(request, timeout=job.deadline_s)
+async def one(connection, message, job, began, calls):
+    recording, end = Recording(0), FINISHED
     try:
-        async for _ in call:
-            instants.append(time.monotonic())  # noqa: PERF401  # kept if the call fails
-    except grpc.aio.AioRpcError as error:
+        await connection.call(message, recording)
+    except TimeoutError:
+        end = LATE
+    except CallFailed as error:
         end = reason_of(error)
+    except Unmeasurable as error:
+        end = str(error)
+    instants, called = recording.instants, recording.called
     took_s = time.monotonic() - called
     gaps = sorted(after - before for before, after in itertools.pairwise(instants))
     gap_p99_s = gaps[int(0.99 * len(gaps))] if gaps else 0.0
@@ -72,34 +78,39 @@ async def one(method, request, job, began, calls):
 
 def reason_of(error):
     """Return the reason of an error, without a parser: that would cost more than the call."""
-    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+    if error.trailers.get("grpc-status") == DEADLINE_EXCEEDED:
         return LATE
-    details = dict(error.trailing_metadata() or ()).get(DETAILS, b"")
+    details = base64.b64decode(error.trailers.get(DETAILS, "") + "==")
     _, found, rest = details.partition(b"google.rpc.ErrorInfo\x12")
     if not found:
-        return error.code().name
+        return str(error)
     at = rest.index(b"\n")  # the tag of `reason`
     return rest[at + 2 : at + 2 + rest[at + 1]].decode()
 
 
+async def connect(job):
+    host, _, port = job.address.rpartition(":")
+    target = Target(job.address, "grpc")
+    _, connection = await asyncio.get_running_loop().create_connection(
+        lambda: FrameConnection(target, job.address, job.deadline_s), host, int(port)
+    )
+    await connection.ready
+    return connection
+
+
 async def run(job):
-    part = chat_pb2.Part(text="Go.")
-    message = chat_pb2.Message(role=chat_pb2.ROLE_USER, parts=[part])
-    request = chat_pb2.ChatRequest(model=job.model, messages=[message]).SerializeToString()
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    channels = [grpc.aio.insecure_channel(job.address, options) for _ in range(CHANNELS)]
-    methods = [channel.unary_stream(METHOD) for channel in channels]
-    await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    message = request(job.model)
+    connections = [await connect(job) for _ in range(CONNECTIONS)]
     calls, lateness_s, began = [], [], time.monotonic()
     async with asyncio.TaskGroup() as tasks:
         for number in range(int(job.per_s * job.for_s)):
             wait_s = began + number / job.per_s - time.monotonic()
             await asyncio.sleep(max(0.0, wait_s))
             lateness_s.append(max(0.0, -wait_s))
-            method = methods[number % CHANNELS]
-            tasks.create_task(one(method, request, job, began, calls))
-    for channel in channels:
-        await channel.close()
+            connection = connections[number % CONNECTIONS]
+            tasks.create_task(one(connection, message, job, began, calls))
+    for connection in connections:
+        connection.close()
     return Result(calls, lateness_s)
 
 

@@ -115,7 +115,7 @@ async def check_health(address, took_s):
 @pytest.mark.timeout(800)
 async def test_at_three_times_its_capacity_a_server_keeps_its_goodput(start, simulator, tmp_path):
     serve = ("serve", "--listen", "127.0.0.1:0")
-    env = simulator.environ() | {"TOKENWIRE_OVERLOAD__MAX_LAG_S": "0.02"}  # other tests turn it off
+    env = simulator.environ() | {"TOKENWIRE_OVERLOAD__MAX_LAG_S": "0.01"}  # other tests turn it off
     print()
     with start(*serve, env=env) as (process, address):
         peak = await peak_of(process, address, tmp_path)
