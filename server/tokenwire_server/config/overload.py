@@ -11,7 +11,7 @@ class OverloadConfig(Section):
     refuses new chats.
     """
 
-    max_lag_s: SecondsOrZero = 0.02
+    max_lag_s: SecondsOrZero = 0.01
     """Maximum lag of the event loop, in seconds: how late its timers run, or by how much longer than
     `max_pause_s` an answer waits to be decoded, as the median of about ten samples in `interval_s`. Above it,
     fewer chats may be open, and the next ones get OVERLOADED. A single pause does not count. 0 turns the
@@ -21,6 +21,6 @@ class OverloadConfig(Section):
     less than there are. If it was on time and a chat was refused, the limit rises by 3 or 12 %."""
     max_pause_s: PauseSeconds = 0.1
     """Maximum time, in seconds, for which a busy server lets the tokens of a stream collect before it reads
-    the next ones. It begins at an eighth of `max_lag_s`. 0, or a `max_lag_s` of 0, turns it off."""
+    the next ones. It begins at a quarter of `max_lag_s`. 0, or a `max_lag_s` of 0, turns it off."""
     min_chats: Count = 20
     """Number of chats that may always be open at once, whatever the lag is."""

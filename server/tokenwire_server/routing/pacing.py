@@ -21,14 +21,14 @@ class ReadPacing:
     76 streams/s of 300 tokens on one core, the median time to the first token was 340 ms without a pause and
     15 ms with a pause of 80 ms; the gaps between tokens were equally long.
 
-    There is no pause up to an eighth of `max_lag_s`, the lag at which new chats are refused.
+    There is no pause up to a quarter of `max_lag_s`, the lag at which new chats are refused.
     """
 
     __slots__ = ("_lags", "_lowest_s", "_max_pause_s", "pause_s")
 
     def __init__(self, config: OverloadConfig) -> None:
         self._max_pause_s = config.max_pause_s if config.max_lag_s else 0.0
-        self._lowest_s = config.max_lag_s / 8
+        self._lowest_s = config.max_lag_s / 4
         self._lags: deque[float] = deque(maxlen=SAMPLES)
         self.pause_s = 0.0
         """Seconds to wait after a read of content. Usually zero."""
