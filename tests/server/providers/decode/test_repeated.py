@@ -10,6 +10,7 @@ from tokenwire_server.events import TextDelta
 from tokenwire_server.providers.decode import repeated
 from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
 from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
+from tokenwire_server.providers.decode.openai_responses.decoder import OpenAIResponsesDecoder
 
 TEXTS = st.one_of(
     st.sampled_from(
@@ -73,7 +74,55 @@ def messages_events(draw):
         index = draw(st.sampled_from([0, 0, 0, 1, 7]))
         delta = {"type": delta, "text": text}
         events.append({"type": "content_block_delta", "index": index, "delta": delta})
-    return [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in events]
+    blanks = draw(st.lists(st.integers(0, 70), min_size=len(events), max_size=len(events)))
+    return [
+        f"event: {e['type']}\ndata: {json.dumps(e)[:-1]}{' ' * count}}}\n\n".encode()
+        for e, count in zip(events, blanks, strict=True)
+    ]
+
+
+def responses_event(kind, number, **members):
+    data = json.dumps({"type": kind, "sequence_number": number, **members}, separators=(",", ":"))
+    return f"event: {kind}\ndata: {data}\n\n".encode()
+
+
+def responses_start():
+    """Return the events with which an answer of Responses begins: an item with two parts."""
+    answer = {"id": "resp_1", "model": "m", "status": "in_progress", "output": []}
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+    part = {"type": "output_text", "text": "", "annotations": []}
+    at = {"item_id": "msg_1", "output_index": 0}
+    return [
+        responses_event("response.created", 0, response=answer),
+        responses_event("response.output_item.added", 1, output_index=0, item=item),
+        responses_event("response.content_part.added", 2, **at, content_index=0, part=part),
+        responses_event("response.content_part.added", 3, **at, content_index=1, part=part),
+    ]
+
+
+@st.composite
+def responses_events(draw):
+    """Return deltas of two parts of Responses, numbered, and some of them padded."""
+    events = responses_start()
+    for text in draw(st.lists(TEXTS, max_size=12)):
+        kind = draw(st.sampled_from(["output_text", "output_text", "output_text", "refusal"]))
+        members = draw(
+            st.fixed_dictionaries(
+                {
+                    "item_id": st.just("msg_1"),
+                    "output_index": st.sampled_from([0, 0, 0, 1]),
+                    "content_index": st.sampled_from([0, 0, 0, 1, 7]),
+                    "delta": st.just(text),
+                },
+                optional={
+                    "obfuscation": st.sampled_from(["a", "Zz9", "", '"', "-", "a,b"]),
+                    "sequence": st.just(1),
+                },
+            )
+        )
+        number = draw(st.sampled_from([4, 10, 999, 0, -1, "5", 1.5]))
+        events.append(responses_event(f"response.{kind}.delta", number, **members))
+    return events
 
 
 def chunk(content):
@@ -100,7 +149,12 @@ def outcome(decoder, pieces):
 
 
 @pytest.mark.parametrize(
-    ("new", "events"), [(OpenAIChatDecoder, chat_events()), (AnthropicDecoder, messages_events())]
+    ("new", "events"),
+    [
+        (OpenAIChatDecoder, chat_events()),
+        (AnthropicDecoder, messages_events()),
+        (OpenAIResponsesDecoder, responses_events()),
+    ],
 )
 def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events):
     @given(events)
@@ -147,7 +201,44 @@ def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over()
         assert event.text_of(data.replace(b'"a"', b'"\\n"')) == ""
 
 
-def test_most_events_of_an_answer_are_read_as_repeated(monkeypatch):
+WORDS = ["one", " two", " three", " four"]
+MESSAGES_START = [
+    b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
+]
+RESPONSES_AT = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+
+
+@pytest.mark.parametrize(
+    ("new", "start", "event"),
+    [
+        (OpenAIChatDecoder, [b": begin\n\n"], lambda word, _: chunk(word)),
+        (
+            AnthropicDecoder,
+            MESSAGES_START,
+            lambda word, number: delta_of_block(word).replace(b"}}\n", b"}%b}\n" % (b" " * number)),
+        ),
+        (
+            OpenAIResponsesDecoder,
+            responses_start(),
+            lambda word, number: responses_event(
+                "response.output_text.delta", 7 + 50 * number, **RESPONSES_AT, delta=word
+            ),
+        ),
+        (
+            OpenAIResponsesDecoder,
+            responses_start(),
+            lambda word, number: responses_event(
+                "response.output_text.delta",
+                7 + number,
+                **RESPONSES_AT,
+                delta=word,
+                obfuscation="aB3"[:number],
+            ),
+        ),
+    ],
+    ids=["Chat Completions", "Messages with blanks", "Responses", "padded Responses"],
+)
+def test_most_events_of_an_answer_are_read_as_repeated(new, start, event, monkeypatch):
     found = []
     text_of = repeated.RepeatedEvent.text_of
 
@@ -155,10 +246,10 @@ def test_most_events_of_an_answer_are_read_as_repeated(monkeypatch):
         found.append(text_of(self, data))
         return found[-1]
 
+    decoder = new()
+    for piece in start:
+        decoder.feed(piece)
     monkeypatch.setattr(repeated.RepeatedEvent, "text_of", spy)
-    decoder = OpenAIChatDecoder()
-    decoder.feed(b": begin\n\n")
-    words = ["one", " two", " three", " four"]
-    for word in words:
-        decoder.feed(chunk(word))
-    assert found == [None, *words[1:]]
+    for number, word in enumerate(WORDS, 1):
+        assert [delta.text for delta in decoder.feed(event(word, number))] == [word]
+    assert found == [None, *WORDS[1:]]
