@@ -181,6 +181,48 @@ def test_text_that_json_or_utf8_does_not_allow_is_left_to_the_decoder(text):
     assert not event.text_of(b'data: {"content": "' + text + b'"}\n\n')
 
 
+NUMBERED = b'data: {"sequence_number":7,"index":0,"delta":"a","obfuscation":"Zz","n":0}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"index":0', b'"index":1'),
+        (b'"n":0', b'"n":1'),
+        (b'"delta":"a"', b'"delta":"a","error":"b"'),
+        (b":7,", b":07,"),
+        (b":7,", b":x,"),
+        (b":7,", b":,"),
+        (b'"Zz"', b'"Z-"'),
+        (b'"Zz"', b'""'),
+        (b"data: ", b"data:"),
+    ],
+)
+def test_an_event_that_differs_in_anything_else_is_left_to_the_decoder(before, after):
+    event = repeated.RepeatedEvent("delta", (repeated.NUMBER, repeated.PADDING))
+    assert event.learn(NUMBERED, "a")
+    same = NUMBERED.replace(b":7,", b":12,").replace(b"Zz", b"b1").replace(b'"a"', b'"c d"')
+    assert event.text_of(same) == "c d"
+    assert NUMBERED.count(before) == 1
+    assert not event.text_of(NUMBERED.replace(before, after))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'data: {"delta":"a","delta":"b"}\n\n',
+        b'data: {"delta":"a","d\\u0065lta":"b"}\n\n',
+        b'data: {"note":"\\"delta\\":","x":{"delta":"a"}}\n\n',
+        b'data: {"delta":"a"}\n',
+        b'data: {"delta":"b"}\n\n',
+    ],
+)
+def test_an_event_whose_text_could_be_elsewhere_is_no_template(data):
+    event = repeated.RepeatedEvent("delta")
+    assert not event.learn(data, "a")
+    assert event.text_of(data) is None
+
+
 def test_padded_events_are_not_tried_as_templates_for_ever():
     event = repeated.RepeatedEvent("content")
     padded = b'data: {"padding":%d,"content": "a"}\n\n'
