@@ -89,12 +89,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GC_THRESHOLDS = (1_000, 0, 1_000)
-"""A collection visits the objects created since the last one, and every second one also those that the one
-before kept. It begins when 1,000 more objects were created than freed. While as many streams end as begin,
-that takes a while, and it visits many more: an open stream has 200 objects. With 500 open streams it takes up
-to 12 ms, and with a threshold of 10,000 up to 50 ms. Python's own thresholds, (700, 10, 10), stop 300 streams
-for 25 ms every 1.5 s, because they visit all objects more often. Streams leave little garbage: 5 small
-objects of gRPC each, or 90 if the stream failed."""
+"""A collection starts when 1,000 more objects were created than freed, and visits those created since
+the last one; every second collection also visits those that the one before kept. The last number makes
+collections of all objects rare. If as many streams end as begin, collections are rare too, and each
+visits many objects: an open stream has 200. With 500 open streams it takes up to 12 ms, and with a first
+number of 10,000 up to 50 ms. With Python's own numbers, (700, 10, 10), all objects are visited more
+often: 300 streams pause for 25 ms every 1.5 s. Streams leave little garbage: 5 small objects of gRPC
+each, or 90 if the stream failed."""
 
 DEMO_KEYS = {"OPENAI_API_KEY": "demo", "ANTHROPIC_API_KEY": "demo"}
 DEMO_MODELS = ("openai/demo", "openai-responses/demo", "anthropic/demo")

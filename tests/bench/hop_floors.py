@@ -1,7 +1,7 @@
-"""The floor of each hop: the least that Python has to do to pass on a token, as a loop over tokens.
+"""The floor of each hop: the minimum work in Python to pass on a token there, as a loop over tokens.
 
-A floor handles no errors, counts nothing, and has no bounds. What a hop takes beyond its floor is the cost of
-what the server promises.
+A floor handles no errors and has no limits. What a hop takes beyond its floor is the cost of what the server
+promises.
 """
 
 from __future__ import annotations

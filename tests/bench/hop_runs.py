@@ -1,8 +1,8 @@
 """Runs loops over tokens under valgrind, each twice in a forked process. `hops` starts it.
 
 Arguments: the number of tokens of the first run, and the hops, by default all. The second run passes twice as
-many. Prints a JSON object with the two process ids of each hop, and of its floor as "HOP floor". A fork has done the imports already, and
-valgrind writes the number of instructions of each process to a file of its own.
+many. Prints a JSON object with the two process ids of each hop, and of its floor as "HOP floor". A fork has
+done the imports already, and valgrind writes the number of instructions of each process to a file of its own.
 """
 
 from __future__ import annotations

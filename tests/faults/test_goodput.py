@@ -120,7 +120,8 @@ async def test_at_three_times_its_capacity_a_server_keeps_its_goodput(start, sim
     with start(*serve, env=env) as (process, address):
         peak = await peak_of(process, address, tmp_path)
     with start(*serve, env=env) as (process, address):
-        # Meanwhile memory grows: finished answers stay readable for a minute, and refusals allocate theirs once.
+        # Memory grows meanwhile: finished answers stay readable for a minute, and what refusals need is
+        # allocated once.
         await offered(address, tmp_path, OVERLOAD * peak, WARM_UP_S)
         before, health_s = rss_bytes(process), []
         checking = asyncio.create_task(check_health(address, health_s))

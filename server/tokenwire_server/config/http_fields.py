@@ -31,7 +31,7 @@ RESERVED_HEADERS = frozenset(
         *("te", "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length"),
         # They describe what this server sends and can read.
         *("accept", "accept-encoding", "content-encoding", "content-type"),
-        # They are those of each request (https://www.w3.org/TR/trace-context/).
+        # Tracing sets them on each request (https://www.w3.org/TR/trace-context/).
         *("traceparent", "tracestate"),
     }
 )

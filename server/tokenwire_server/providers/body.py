@@ -26,8 +26,8 @@ class Body:
     """Reads one response. `push` is the fast way for small pieces that arrive one by one; `read` handles
     everything else.
 
-    The owner sets `bytes_without_content` to 0 whenever a piece contained content, and calls `got_nothing`
-    for a pushed piece that contained none.
+    The owner sets `bytes_without_content` to 0 whenever a piece contained content, and calls
+    `count_without_content` for a pushed piece that contained none.
 
     The constructor raises BodyError if the response has an encoding that is not supported.
     """
@@ -49,7 +49,7 @@ class Body:
         self._steps: Iterator[bytes] | None = None
         """Received pieces that have not been returned yet."""
         self.bytes_without_content = 0
-        """Bytes that were read, and pushed to `got_nothing`, since the last content."""
+        """Bytes since the last content."""
 
     @property
     def has_more(self) -> bool:
@@ -71,12 +71,12 @@ class Body:
                     await self._backlog.turn(min(size_bytes, MAX_PIECE_BYTES))
                 data = await response.read()
                 if len(data) <= MAX_PIECE_BYTES and self._inflater is None:
-                    self.got_nothing(len(data))
+                    self.count_without_content(len(data))
                     return data
                 if not data:
                     return data
                 if self._inflater is not None and self._inflater.is_over:
-                    self.got_nothing(len(data))
+                    self.count_without_content(len(data))
                     continue
                 self._steps = self._split(data)
             else:
@@ -85,7 +85,7 @@ class Body:
             if piece is None:
                 self._steps = None
                 continue
-            self.got_nothing(max(len(piece), STEP_COST_BYTES))
+            self.count_without_content(max(len(piece), STEP_COST_BYTES))
             if piece:
                 return piece
 
@@ -100,8 +100,8 @@ class Body:
             return
         await self._response.push(receive)
 
-    def got_nothing(self, size_bytes: int) -> None:
-        """Count the bytes of a piece without content. Raises BodyError if there are too many."""
+    def count_without_content(self, size_bytes: int) -> None:
+        """Count bytes. Raises BodyError if there are too many since the last content."""
         self.bytes_without_content += size_bytes
         if self.bytes_without_content > MAX_BYTES_WITHOUT_CONTENT:
             raise BodyError(

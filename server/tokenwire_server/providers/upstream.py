@@ -167,7 +167,7 @@ class HttpUpstream:
         """Decode a piece in `push`. Return whether to continue."""
         deltas = self.decoder.feed(data)
         if not deltas:
-            self._content.got_nothing(len(data))
+            self._content.count_without_content(len(data))
         else:
             self._content.bytes_without_content = 0
             if len(deltas) > MAX_TURN_DELTAS:

@@ -151,7 +151,7 @@ class AnswerReading:
         if not self._has_content:
             self._timer.arrived_without_content(arrival)
             return False
-        self._timer.heard_at = arrival  # its limit has been the same since the first content
+        self._timer.heard_at = arrival  # the limit does not change after the first content
         cost_limit = self._cost_limit
         self._needs_task = (
             self._upstream.decoder.usage is not self._reported

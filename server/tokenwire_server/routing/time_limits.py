@@ -77,7 +77,7 @@ class TimeLimits(msgspec.Struct, frozen=True):
 class AnswerTimer(SilenceLimit):
     """Ends its block with TimeoutError when a limit of one answer is reached: the one of `wait`.
 
-    After the first content call `heard` for each arrival, as it costs the least.
+    After the first content, set `heard_at` at each arrival, which costs the least.
     """
 
     __slots__ = ("_head", "_limits", "_requested", "wait")
@@ -106,5 +106,5 @@ class AnswerTimer(SilenceLimit):
         self.heard(now, self.wait.left_s)
 
     def content_arrived(self) -> None:
-        """Record that the first content arrived. From here on, call `heard`."""
+        """Record that the first content arrived. Call `heard` with `idle_s`, then set `heard_at`."""
         self.wait = self._limits.after_content()

@@ -26,7 +26,10 @@ def test_a_value_is_a_string_or_names_an_environment_variable(tmp_path, field):
         ("headers = { '' = 'x' }", "is not the name of a header"),
         *(
             (f"headers = {{ {name} = 'x' }}", f"headers.{name}: cannot be configured")
-            for name in ("Host", "content-length", "Accept-Encoding", "TE", "Traceparent")
+            for name in (
+                *("Host", "content-length", "Transfer-Encoding", "Accept-Encoding", "TE"),
+                *("Traceparent", "tracestate"),
+            )
         ),
         ("headers = { a = 'x', A = 'y' }", "headers.A: is given twice"),
         ('headers = { a = "canary\\r\\nx: y" }', "headers.a: must contain only printable ASCII"),

@@ -14,23 +14,23 @@ from collections.abc import Callable, Sequence
 MAX_EVENT_BYTES = 8192
 MAX_BLANKS = 64
 MAX_ATTEMPTS = 4
-"""Number of templates that are tried until an event is like one of them. Some servers pad their events, so
-that no two are alike."""
+"""Number of templates that are tried until an event is like one of them. After that, all events of the answer
+are decoded: some servers pad their events, so that no two are alike."""
 
 _QUOTE, _BACKSLASH = b'"\\'  # a byte is found in bytes five times as fast as bytes of length 1
 
 _ESCAPED_NAME = re.compile(rb'\\["u]')
-"""What a member's name needs to be written in another way, and a string to contain what looks like one."""
+"""Escapes that can hide the name of a member, or put one into a string."""
 
 _Ignored = tuple[re.Pattern[bytes], Callable[[bytes], object]]
-"""A value that is ignored: where it is in an event, and whether it may have other bytes in their place."""
+"""A value that is ignored: a pattern that finds it, and a check of the bytes that another event has there."""
 
 
 def _is_number(value: bytes) -> bool:
     return value.isdigit() and value >= b"1"  # JSON allows no zeros at the beginning
 
 
-_BLANKS = frozenset(b" " * count for count in range(MAX_BLANKS))
+_BLANKS = frozenset(b" " * count for count in range(MAX_BLANKS + 1))
 PADDING: _Ignored = (re.compile(rb'"obfuscation"\s*:\s*"([0-9A-Za-z]+)"'), bytes.isalnum)
 """OpenAI's padding."""
 NUMBER: _Ignored = (re.compile(rb'"sequence_number"\s*:\s*([1-9][0-9]*)'), _is_number)
@@ -63,11 +63,11 @@ class RepeatedEvent:
         self._ignored = ignored
         self._prefix = self._suffix = b""
         self._before: list[tuple[bytes, bytes, Callable[[bytes], object]]] = []
-        """Ignored values between the prefix and the text: the first byte after each, the others up to the
-        next value, and what it may be."""
+        """Ignored values between the prefix and the text. For each: the first byte after it, the other bytes
+        up to the next value or the text, and the check of its bytes."""
         self._after: list[tuple[bytes, bytes, Callable[[bytes], object]]] = []
-        """Ignored values between the text and the suffix, the last one first, with the last byte before each,
-        and the others."""
+        """Ignored values between the text and the suffix, the last one first. For each: the last byte before
+        it, the other bytes from the value or the text before it, and the check of its bytes."""
         self._attempts = 0
 
     def learn(self, data: bytes, text: str) -> bool:
@@ -108,27 +108,27 @@ class RepeatedEvent:
         return True
 
     def text_of(self, data: bytes) -> str | None:
-        """Return the text of an event that differs from the template only in it, and in ignored values.
+        """Return the text of an event that is like the template, apart from it and from ignored values.
 
-        Empty: the event must be decoded. None: it must be decoded, and it is so different that `learn` should
-        get it if it has text and nothing else. `data` must begin with a new event.
+        Return "" if the event must be decoded. Return None if it must be decoded and may become the next
+        template: pass it to `learn` if it has text and nothing else. `data` must begin with a new event.
         """
         rest = data.removeprefix(self._prefix)
         content = rest.removesuffix(self._suffix)
         if rest is data or content is rest or len(data) > MAX_EVENT_BYTES:
-            return self._unlike()
+            return self._unlike(data)
         # A value cannot contain the first byte after it, or the last one before it. So there is only one way
         # to split the content.
         for first, others, is_allowed in self._before:
             value, _, rest = content.partition(first)
             content = rest.removeprefix(others)
             if content is rest or not is_allowed(value):
-                return self._unlike()
+                return self._unlike(data)
         for last, others, is_allowed in self._after:
             rest, _, value = content.rpartition(last)
             content = rest.removesuffix(others)
             if content is rest or not is_allowed(value):
-                return self._unlike()
+                return self._unlike(data)
         if _QUOTE in content or _BACKSLASH in content:
             return ""
         try:
@@ -140,8 +140,10 @@ class RepeatedEvent:
         self._attempts = 0
         return text
 
-    def _unlike(self) -> str | None:
+    def _unlike(self, data: bytes) -> str | None:
         """Return what `text_of` returns for an event that is not like the template."""
+        if len(data) > MAX_EVENT_BYTES:
+            return ""
         if self._attempts < MAX_ATTEMPTS:
             return None
         self._prefix = b""  # no more events are compared with it

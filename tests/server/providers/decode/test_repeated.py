@@ -74,6 +74,9 @@ def messages_events(draw):
         index = draw(st.sampled_from([0, 0, 0, 1, 7]))
         delta = {"type": delta, "text": text}
         events.append({"type": "content_block_delta", "index": index, "delta": delta})
+        kind = draw(st.sampled_from(["", "", "", "content_block_stop", "ping"]))
+        if kind:
+            events.append({"type": kind, "index": index})
     blanks = draw(st.lists(st.integers(0, 70), min_size=len(events), max_size=len(events)))
     return [
         f"event: {e['type']}\ndata: {json.dumps(e)[:-1]}{' ' * count}}}\n\n".encode()
@@ -100,6 +103,18 @@ def responses_start():
     ]
 
 
+def responses_item_done(number):
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+    return responses_event("response.output_item.done", number, output_index=0, item=item)
+
+
+def responses_text(text, number, part=0, **members):
+    """Return an event with the text as it is written in JSON."""
+    at = {"item_id": "msg_1", "output_index": 0, "content_index": part}
+    event = responses_event("response.output_text.delta", number, **at, delta="?", **members)
+    return event.replace(b"?", text.encode())
+
+
 @st.composite
 def responses_events(draw):
     """Return deltas of two parts of Responses, numbered, and some of them padded."""
@@ -117,11 +132,14 @@ def responses_events(draw):
                 optional={
                     "obfuscation": st.sampled_from(["a", "Zz9", "", '"', "-", "a,b"]),
                     "sequence": st.just(1),
+                    "logprobs": st.sampled_from([[], [{"token": "a", "logprob": -1.0}]]),
                 },
             )
         )
         number = draw(st.sampled_from([4, 10, 999, 0, -1, "5", 1.5]))
         events.append(responses_event(f"response.{kind}.delta", number, **members))
+        if draw(st.sampled_from([False, False, False, True])):
+            events.append(responses_item_done(number))
     return events
 
 
@@ -133,6 +151,12 @@ def delta_of_block(text, index=0):
     delta = f'{{"type":"text_delta","text":"{text}"}}'
     data = f'data: {{"type":"content_block_delta","index":{index},"delta":{delta}}}\n\n'
     return data.encode()
+
+
+MESSAGES_START = [
+    b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
+]
+STOP = b'data: {"type":"content_block_stop","index":0}\n\n'
 
 
 def outcome(decoder, pieces):
@@ -163,6 +187,27 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
     @example([delta_of_block("a"), delta_of_block('b","thinking":"c'), delta_of_block("d")])
     @example(
         [delta_of_block("a"), delta_of_block("b"), delta_of_block("\\n", 1), delta_of_block("c")]
+    )
+    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b")), STOP, delta_of_block("c")])
+    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b", "\\ud83d", "c", "\\ude42"))])
+    @example([*responses_start(), *map(responses_text, "abc", (7, 8, 9))])
+    @example(
+        [
+            *responses_start(),
+            responses_text("a", 7),
+            responses_text("b", 8),
+            responses_item_done(9),
+            responses_text("c", 10, part=1),
+            responses_text("d", 11, part=1),
+        ]
+    )
+    @example([*responses_start(), *map(responses_text, ("a", "b", "\\ud83d", "c"), range(7, 11))])
+    @example(
+        [
+            *responses_start(),
+            responses_text("a", 7, logprobs=[{"token": "a", "logprob": -1.0}]),
+            responses_text("b", 8, logprobs=[{"token": "a", "logprob": -1.0}]),
+        ]
     )
     def compare(events):
         whole = outcome(new(), [b": begin\n\n", b"".join(events)])
@@ -244,9 +289,6 @@ def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over()
 
 
 WORDS = ["one", " two", " three", " four"]
-MESSAGES_START = [
-    b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
-]
 RESPONSES_AT = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from ....errors import UpstreamBroken, UpstreamError
-from ....events import Delta, FinishReason
+from ....events import Delta, FinishReason, TextDelta
 from ....events import Usage as UsageFigures
 from .. import errors, lenient
 from ..base import MAX_NAME_CHARS, Complete
@@ -146,7 +146,7 @@ class OpenAIChatDecoder:
             if self.end is not None:
                 break
         else:
-            if text is None and len(events) == 1 and deltas:
+            if text is None and len(events) == 1 and deltas and isinstance(deltas[0], TextDelta):
                 self._learn(data, *events[0])
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")

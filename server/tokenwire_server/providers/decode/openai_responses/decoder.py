@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from ....errors import UpstreamBroken, UpstreamError
-from ....events import Delta, FinishReason, Usage
+from ....events import Delta, FinishReason, ReasoningDelta, TextDelta, Usage
 from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
@@ -108,7 +108,7 @@ class OpenAIResponsesDecoder:
         if self.end is None:
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")
-            elif text is None and len(events) == 1 and deltas:
+            elif text is None and len(events) == 1 and len(deltas) == 1 and _has_text(deltas[0]):
                 self._learn(data, events[0][1])
         return deltas if self.end is None else deltas + self._joiner.flush()
 
@@ -313,3 +313,7 @@ def _incomplete(details: wire.IncompleteDetails | None) -> Complete:
     if reason in (FinishReason.STOP, FinishReason.TOOL_CALLS):
         reason = FinishReason.OTHER
     return Complete(reason, join_surrogates(word[:MAX_NAME_CHARS]))
+
+
+def _has_text(delta: Delta) -> bool:
+    return isinstance(delta, TextDelta | ReasoningDelta)

@@ -33,7 +33,7 @@ OF_REASONING = frozenset({"summary_text", "reasoning_text"})
 
 LOOKAHEAD = 4
 """Number of candidates that are compared with a complete item or part."""
-_MAX_UNCOUNTED_CHARS = 256
+_MAX_UNCOUNTED_CHARS = 64
 _Whole = TypeVar("_Whole")
 _Known = TypeVar("_Known")
 
