@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from string import ascii_letters
 
 import msgspec
 
 from tokenwire_server.events import TextDelta
-from tokenwire_server.simulator import generated_text
+from tokenwire_server.simulator import generated_text, varied_text
 
 TOKENS = generated_text(256)
 DELTAS = [TextDelta(token, 0) for token in TOKENS]
+VARIED_TOKENS = varied_text(20_000, 1)
 
 _CHAT = (
     'data: {"id":"chatcmpl-C1x2y3z4a5b6c7d8e9f0g1h2i3j4k","object":"chat.completion.chunk",'
@@ -70,10 +71,15 @@ def responses_events() -> list[bytes]:
     return _events(lambda position, token: _RESPONSES % (position + 3, token))
 
 
-def _events(event: Callable[[int, str], str]) -> list[bytes]:
+def varied_chat_events() -> list[bytes]:
+    """Return events of Chat Completions with more different words than decoders remember."""
+    return _events(lambda _, token: _CHAT % (token, ""), VARIED_TOKENS)
+
+
+def _events(event: Callable[[int, str], str], tokens: Sequence[str] = TOKENS) -> list[bytes]:
     return [
         event(position, msgspec.json.encode(token).decode()).encode()
-        for position, token in enumerate(TOKENS)
+        for position, token in enumerate(tokens)
     ]
 
 

@@ -15,10 +15,12 @@ from hop_events import (
     DELTAS,
     RESPONSES_START,
     TOKENS,
+    VARIED_TOKENS,
     anthropic_events,
     chat_events,
     padded_chat_events,
     responses_events,
+    varied_chat_events,
 )
 from hop_tasks import REQUEST, Loop, attempting, new_log, receiving, taking, writing
 from twenty_patterns import FILTERS
@@ -41,6 +43,8 @@ from tokenwire_server.streams.merge import merge
 
 MERGED = 100
 """Number of entries of which one event is made."""
+JOINED = 16
+"""Number of events that are decoded at once."""
 SEEN_WORDS = 4_000
 """Tokens of varied text that the filters have seen before the loop."""
 
@@ -68,13 +72,17 @@ def _reference() -> Loop:
 
 
 def _decoding(
-    new_decoder: Callable[[], Decoder], events: Callable[[], list[bytes]], start: str = ""
+    new_decoder: Callable[[], Decoder],
+    events: Callable[[], list[bytes]],
+    start: str = "",
+    tokens: list[str] = TOKENS,
 ) -> Callable[[], Loop]:
     def prepare() -> Loop:
         decoder = new_decoder()
         decoder.feed(start.encode())
         pieces = events()
-        assert [decoder.feed(piece) for piece in pieces] == [[delta] for delta in DELTAS]
+        texts = [delta.text for piece in pieces for delta in decoder.feed(piece)]
+        assert texts == tokens
         feed = decoder.feed
 
         def loop(count: int) -> None:
@@ -85,6 +93,23 @@ def _decoding(
         return loop
 
     return prepare
+
+
+def _decoding_joined() -> Loop:
+    """Return a loop that decodes several events at once, as they arrive at a busy server."""
+    decoder = OpenAIChatDecoder()
+    events = chat_events()
+    pieces = [b"".join(events[at : at + JOINED]) for at in range(0, len(events), JOINED)]
+    decoder.feed(events[0])
+    assert [delta for piece in pieces for delta in decoder.feed(piece)] == DELTAS
+    feed = decoder.feed
+
+    def loop(count: int) -> None:
+        for piece in islice(cycle(pieces), count // JOINED):
+            feed(piece)
+        assert decoder.end is None
+
+    return loop
 
 
 def _framing() -> Loop:
@@ -195,6 +220,8 @@ HOPS: dict[str, Callable[[], Loop]] = {
     "framing": _framing,
     "openai-chat": _decoding(OpenAIChatDecoder, chat_events),
     "openai-chat-padded": _decoding(OpenAIChatDecoder, padded_chat_events),
+    "openai-chat-varied": _decoding(OpenAIChatDecoder, varied_chat_events, tokens=VARIED_TOKENS),
+    "openai-chat-joined": _decoding_joined,
     "anthropic": _decoding(AnthropicDecoder, anthropic_events, ANTHROPIC_START),
     "openai-responses": _decoding(OpenAIResponsesDecoder, responses_events, RESPONSES_START),
     "meter": _metering,

@@ -1,5 +1,6 @@
 """Events that differ only in their text are read without decoding their JSON. The result is the same."""
 
+import itertools
 import json
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokenwire_server.events import TextDelta
-from tokenwire_server.providers.decode import repeated
+from tokenwire_server.providers.decode import repeated, sse
 from tokenwire_server.providers.decode.anthropic.decoder import AnthropicDecoder
 from tokenwire_server.providers.decode.openai_chat.decoder import OpenAIChatDecoder
 from tokenwire_server.providers.decode.openai_responses.decoder import OpenAIResponsesDecoder
@@ -181,16 +182,17 @@ def outcome(decoder, pieces):
     ],
 )
 def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events):
-    @given(events)
-    @example([chunk("a"), chunk("b"), chunk('c","refusal":"no'), chunk("d")])
-    @example([chunk("a"), chunk("\\ud83d"), chunk("b"), chunk("\\ude42"), chunk("c")])
-    @example([delta_of_block("a"), delta_of_block('b","thinking":"c'), delta_of_block("d")])
+    @given(events, st.lists(st.floats(0, 1), max_size=3))
+    @example([chunk("a"), chunk("b"), chunk('c","refusal":"no'), chunk("d")], [])
+    @example([chunk("a"), chunk("\\ud83d"), chunk("b"), chunk("\\ude42"), chunk("c")], [])
+    @example([delta_of_block("a"), delta_of_block('b","thinking":"c'), delta_of_block("d")], [])
     @example(
-        [delta_of_block("a"), delta_of_block("b"), delta_of_block("\\n", 1), delta_of_block("c")]
+        [delta_of_block("a"), delta_of_block("b"), delta_of_block("\\n", 1), delta_of_block("c")],
+        [],
     )
-    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b")), STOP, delta_of_block("c")])
-    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b", "\\ud83d", "c", "\\ude42"))])
-    @example([*responses_start(), *map(responses_text, "abc", (7, 8, 9))])
+    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b")), STOP, delta_of_block("c")], [])
+    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b", "\\ud83d", "c", "\\ude42"))], [])
+    @example([*responses_start(), *map(responses_text, "abc", (7, 8, 9))], [])
     @example(
         [
             *responses_start(),
@@ -199,21 +201,36 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
             responses_item_done(9),
             responses_text("c", 10, part=1),
             responses_text("d", 11, part=1),
-        ]
+        ],
+        [],
     )
-    @example([*responses_start(), *map(responses_text, ("a", "b", "\\ud83d", "c"), range(7, 11))])
+    @example(
+        [*responses_start(), *map(responses_text, ("a", "b", "\\ud83d", "c"), range(7, 11))], []
+    )
     @example(
         [
             *responses_start(),
             responses_text("a", 7, logprobs=[{"token": "a", "logprob": -1.0}]),
             responses_text("b", 8, logprobs=[{"token": "a", "logprob": -1.0}]),
-        ]
+        ],
+        [],
     )
-    def compare(events):
-        whole = outcome(new(), [b": begin\n\n", b"".join(events)])
-        assert outcome(new(), [b": begin\n\n", *events]) == whole
+    def compare(events, pieces):
+        body = b": begin\n\n" + b"".join(events)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(repeated, "MAX_ATTEMPTS", 0)
+            expected = outcome(new(), [body])
+        assert outcome(new(), [body]) == expected
+        assert outcome(new(), [b": begin\n\n", *events]) == expected
+        cuts = [0, *sorted(int(piece * len(body)) for piece in pieces), len(body)]
+        assert outcome(new(), [body[a:b] for a, b in itertools.pairwise(cuts)]) == expected
 
     compare()
+
+
+def learn(event, data):
+    """Learn an event with the text "a"."""
+    return event.learn(data, data.removeprefix(b"data: ").strip(), "a", is_whole=True)
 
 
 @pytest.mark.parametrize(
@@ -221,8 +238,8 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
 )
 def test_text_that_json_or_utf8_does_not_allow_is_left_to_the_decoder(text):
     event = repeated.RepeatedEvent("content")
-    event.learn(b'data: {"content": "a"}\n\n', "a")
-    assert event.text_of(b'data: {"content": "b c"}\n\n') == "b c"
+    assert learn(event, b'data: {"content": "a"}\n\n')
+    assert event.text_of(b'data: {"content": "b c"}\n\n') == TextDelta("b c", 0)
     assert not event.text_of(b'data: {"content": "' + text + b'"}\n\n')
 
 
@@ -245,9 +262,9 @@ NUMBERED = b'data: {"sequence_number":7,"index":0,"delta":"a","obfuscation":"Zz"
 )
 def test_an_event_that_differs_in_anything_else_is_left_to_the_decoder(before, after):
     event = repeated.RepeatedEvent("delta", (repeated.NUMBER, repeated.PADDING))
-    assert event.learn(NUMBERED, "a")
+    assert learn(event, NUMBERED)
     same = NUMBERED.replace(b":7,", b":12,").replace(b"Zz", b"b1").replace(b'"a"', b'"c d"')
-    assert event.text_of(same) == "c d"
+    assert event.text_of(same) == TextDelta("c d", 0)
     assert NUMBERED.count(before) == 1
     assert not event.text_of(NUMBERED.replace(before, after))
 
@@ -264,7 +281,7 @@ def test_an_event_that_differs_in_anything_else_is_left_to_the_decoder(before, a
 )
 def test_an_event_whose_text_could_be_elsewhere_is_no_template(data):
     event = repeated.RepeatedEvent("delta")
-    assert not event.learn(data, "a")
+    assert not learn(event, data)
     assert event.text_of(data) is None
 
 
@@ -272,9 +289,11 @@ def test_padded_events_are_not_tried_as_templates_for_ever():
     event = repeated.RepeatedEvent("content")
     padded = b'data: {"padding":%d,"content": "a"}\n\n'
     for number in range(repeated.MAX_ATTEMPTS):
-        assert event.text_of(padded % number) is None
-        event.learn(padded % number, "a")
-    assert event.text_of(padded % repeated.MAX_ATTEMPTS) == ""
+        assert event.feed(sse.SSEFramer(), padded % number) == [(b"", (padded % number)[6:-2])]
+        assert event.is_missing
+        assert learn(event, padded % number)
+    event.feed(sse.SSEFramer(), padded % repeated.MAX_ATTEMPTS)
+    assert not event.is_missing
 
 
 def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over():
@@ -282,10 +301,11 @@ def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over()
     for index in range(3 * repeated.MAX_ATTEMPTS):
         before, after = (index, 0) if index % 2 else (0, index)
         data = b'data: {"index":%d,"delta":"a","n":%d}\n\n' % (before, after)
-        assert event.text_of(data) is None
-        event.learn(data, "a")
-        assert event.text_of(data) == "a"
-        assert event.text_of(data.replace(b'"a"', b'"\\n"')) == ""
+        event.feed(sse.SSEFramer(), data)
+        assert event.is_missing
+        assert learn(event, data)
+        assert event.text_of(data) == TextDelta("a", 0)
+        assert event.text_of(data.replace(b'"a"', b'"\\n"')) == TextDelta("\n", 0)
 
 
 WORDS = ["one", " two", " three", " four"]
@@ -336,4 +356,4 @@ def test_most_events_of_an_answer_are_read_as_repeated(new, start, event, monkey
     monkeypatch.setattr(repeated.RepeatedEvent, "text_of", spy)
     for number, word in enumerate(WORDS, 1):
         assert [delta.text for delta in decoder.feed(event(word, number))] == [word]
-    assert found == [None, *WORDS[1:]]
+    assert found == [None, *(TextDelta(word, 0) for word in WORDS[1:])]

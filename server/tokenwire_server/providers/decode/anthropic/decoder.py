@@ -12,6 +12,8 @@ answer, such as calls of tools that the provider runs itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from ....errors import UpstreamBroken, UpstreamError
@@ -20,7 +22,7 @@ from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
-from ..repeated import BLANKS, RepeatedEvent
+from ..repeated import BLANKS, Item, RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .blocks import Blocks, BrokenBlocksError
@@ -73,7 +75,7 @@ class AnthropicDecoder:
         """The first fields that could not be read, for the operator's log: their paths and types."""
         self._provider = provider
         self._framer = SSEFramer()
-        self._repeated = RepeatedEvent("text", [BLANKS])
+        self._repeated = RepeatedEvent("text", (BLANKS,))
         self._repeated_index: int | None = None
         """The index of the block in the repeated event."""
         self._text_index: int | None = None
@@ -88,39 +90,40 @@ class AnthropicDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        text = self._repeated.text_of(data) if self._framer.is_between_events else ""
-        if text:
-            return self._add_text(text)
-        self._text_index = None
-        events = self._framer.feed(data)
-        deltas = self._decode_events(events)
-        if text is None and len(events) == 1 and deltas and isinstance(deltas[0], TextDelta):
-            self._learn(data, events[0][1])
+        is_whole = self._framer.is_between_events
+        delta = self._repeated.text_of(data) if is_whole else None
+        index = self._text_index
+        if delta is not None and index is not None and not self._surrogates.halves:
+            return [TextDelta(delta.text, index) if index else delta]
+        items = self._repeated.feed(self._framer, data) if delta is None else [delta]
+        deltas = self._decode(items)
+        if self.end is not None or not (deltas and isinstance(deltas[-1], TextDelta)):
+            return deltas
+        if self._repeated.is_missing:
+            self._learn(data, items[-1], is_whole=is_whole)
         return deltas
 
-    def _add_text(self, text: str) -> list[Delta]:
+    def _add_text(self, text: str, deltas: list[Delta]) -> None:
         """Read the repeated event, with another text. The text has no surrogates."""
-        deltas: list[Delta] = []
         if self._text_index is not None:
             deltas.append(TextDelta(text, self._text_index))
-        else:
-            try:
-                delta = wire.Delta(type="text_delta", text=text)
-                self._blocks.add(self._repeated_index, delta, deltas)
-            except BrokenBlocksError as error:
-                self._fail(str(error))
-            if deltas and isinstance(deltas[0], TextDelta):
-                self._text_index = deltas[0].index
-        if self._surrogates.halves:
-            deltas = self._surrogates.join(deltas)
-            if self.end is not None:
-                deltas += self._surrogates.flush()
-        return deltas
-
-    def _learn(self, data: bytes, payload: bytes) -> None:
-        """Use an event as the template of later ones, if it is a delta of text and nothing else."""
+            return
+        added: list[Delta] = []
         try:
-            event = wire.read_event(payload)
+            delta = wire.Delta(type="text_delta", text=text)
+            self._blocks.add(self._repeated_index, delta, added)
+        except BrokenBlocksError as error:
+            self._fail(str(error))
+        if added and isinstance(added[0], TextDelta):
+            self._text_index = added[0].index
+        deltas += added
+
+    def _learn(self, data: bytes, item: Item, *, is_whole: bool) -> None:
+        """Use the last event as the template of later ones, if it is a delta of text and nothing else."""
+        if isinstance(item, TextDelta):
+            return
+        try:
+            event = wire.read_event(item[1])
         except msgspec.DecodeError:
             return
         text = None if event.delta is None else event.delta.text
@@ -128,32 +131,35 @@ class AnthropicDecoder:
             return
         delta = wire.Delta(type="text_delta", text=text)
         only_text = wire.Event(type="content_block_delta", index=event.index, delta=delta)
-        if event == only_text and self._repeated.learn(data, text):
+        if event == only_text and self._repeated.learn(data, item[1], text, is_whole=is_whole):
             self._repeated_index = event.index
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""
         if self.end is not None:
             return []
-        deltas = self._decode_events(self._framer.eof())
+        deltas = self._decode(self._framer.eof())
         if self.end is None:
             self._fail("it ended without message_stop")
             deltas += self._surrogates.flush()
         return deltas
 
-    def _decode_events(self, events: list[tuple[bytes, bytes]]) -> list[Delta]:
+    def _decode(self, items: Iterable[Item]) -> list[Delta]:
+        """Read events, and texts of repeated ones."""
         deltas: list[Delta] = []
-        for name, payload in events:
-            self._decode_event(name, payload, deltas)
+        for item in items:
+            if isinstance(item, TextDelta):
+                self._add_text(item.text, deltas)
+            else:
+                self._text_index = None
+                self._decode_event(*item, deltas)
             if self.end is not None:
                 break
         else:
             if self._framer.overflowed:
                 self._fail("an event is too long")
         deltas = self._surrogates.join(deltas)
-        if self.end is not None:
-            deltas += self._surrogates.flush()
-        return deltas
+        return deltas if self.end is None else deltas + self._surrogates.flush()
 
     def _decode_event(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
         try:

@@ -138,6 +138,13 @@ class Blocks:
         if self._waiting:
             self._attach_waiting(deltas)
 
+    def repeat(self, delta: TextDelta, deltas: list[Delta]) -> None:
+        """Continue a block of text, or begin one. The index of the delta does not matter."""
+        if self._open == "text" and self._index == delta.index:
+            deltas.append(delta)
+        else:
+            self.text(delta.text, deltas)
+
     def text_state(self, state: Any, deltas: list[Delta]) -> None:
         """Set data that the provider needs back with the latest text. It is sent at the end, once."""
         data = dumps(state)

@@ -20,7 +20,7 @@ from .. import errors, lenient
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason, is_finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
-from ..repeated import PADDING, RepeatedEvent
+from ..repeated import PADDING, Item, RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
@@ -84,6 +84,7 @@ class OpenAIChatDecoder:
         "_joiner",
         "_reason",
         "_reasoning_source",
+        "_repeat",
         "_repeated",
         "_sends_reasons",
         "_tagged",
@@ -116,12 +117,13 @@ class OpenAIChatDecoder:
         self._blocks = Blocks(provider)
         self._tagged: TaggedText | None = None
         self._text: Callable[[str, list[Delta]], None] = self._blocks.text
+        self._repeat: Callable[[TextDelta, list[Delta]], None] = self._blocks.repeat
         if think_tags != "none":
             tags = ThinkTags(is_open=think_tags == "closing")
             self._tagged = TaggedText(self._blocks, tags)
-            self._text = self._tagged.add
+            self._text, self._repeat = self._tagged.add, self._tagged.repeat
         self._increments = Increments() if cumulative else None
-        self._repeated = RepeatedEvent("content", [PADDING])
+        self._repeated = RepeatedEvent("content", (PADDING,))
         self._reasoning_source: Literal["", "field", "details"] = ""
         self._reason: FinishReason | None = None
         self._word = ""
@@ -135,30 +137,33 @@ class OpenAIChatDecoder:
         if self.end is not None:
             return []
         deltas: list[Delta] = []
-        begins_event = self._framer.is_between_events and self._joiner is None
-        text = self._repeated.text_of(data) if begins_event else ""
-        if text:
-            self._text(text, deltas)
+        is_whole = self._framer.is_between_events
+        delta = self._repeated.text_of(data) if is_whole and self._joiner is None else None
+        if delta is not None:
+            self._repeat(delta, deltas)
             return deltas
-        events = self._framer.feed(data)
-        for name, payload in events:
-            self._decode_event(name, payload, deltas)
+        item: Item = b"", b""
+        for item in self._repeated.feed(self._framer, data):
+            if isinstance(item, TextDelta):
+                self._repeat(item, deltas)
+                continue
+            self._decode_event(*item, deltas)
             if self.end is not None:
                 break
         else:
-            if text is None and len(events) == 1 and deltas and isinstance(deltas[0], TextDelta):
-                self._learn(data, *events[0])
+            if self._repeated.is_missing and deltas and isinstance(deltas[-1], TextDelta):
+                self._learn(data, item, is_whole=is_whole)
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")
         return deltas if self._joiner is None else self._join_surrogates(self._joiner, deltas)
 
-    def _learn(self, data: bytes, name: bytes, payload: bytes) -> None:
-        """Use an event as the template of later ones, if it has text and nothing else."""
-        if name or self._increments is not None:
+    def _learn(self, data: bytes, item: Item, *, is_whole: bool) -> None:
+        """Use the last event as the template of later ones, if it has text and nothing else."""
+        if isinstance(item, TextDelta) or item[0] or self._increments is not None:
             return
-        text = wire.text_alone(payload)
+        text = wire.text_alone(item[1])
         if text:
-            self._repeated.learn(data, text)
+            self._repeated.learn(data, item[1], text, is_whole=is_whole)
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""

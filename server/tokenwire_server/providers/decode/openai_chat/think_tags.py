@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ....events import Delta
+from ....events import Delta, TextDelta
 from .blocks import Blocks
 
 OPENING = "<think>"
@@ -90,6 +90,10 @@ class TaggedText:
 
     def add(self, text: str, deltas: list[Delta]) -> None:
         self._add_pieces(self._tags.feed(text), deltas)
+
+    def repeat(self, delta: TextDelta, deltas: list[Delta]) -> None:
+        """Add the text of a delta. Its index does not matter."""
+        self.add(delta.text, deltas)
 
     def flush(self, deltas: list[Delta]) -> None:
         """Add what is kept, because the text ends or other content begins."""

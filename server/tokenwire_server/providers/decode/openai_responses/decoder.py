@@ -12,7 +12,7 @@ compatible servers send.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -22,7 +22,7 @@ from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
 from ..json import SurrogateJoiner, join_surrogates, loads, log_text
-from ..repeated import NUMBER, PADDING, RepeatedEvent
+from ..repeated import NUMBER, PADDING, Item, RepeatedEvent
 from ..sse import SSEFramer
 from . import wire
 from .items import Items
@@ -85,7 +85,7 @@ class OpenAIResponsesDecoder:
         self._items = Items(provider)
         self._tools = ToolCounts()
         self._reader = wire.Reader()
-        self._repeated = RepeatedEvent("delta", [NUMBER, PADDING])
+        self._repeated = RepeatedEvent("delta", (NUMBER, PADDING))
         self._repeated_event = wire.Event()
         self._repeated_part: Part | None = None
         """The part of the text of repeated events, until another event arrives."""
@@ -99,42 +99,33 @@ class OpenAIResponsesDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        text = self._repeated.text_of(data) if self._framer.is_between_events else ""
-        if text:
-            return self._add_text(text)
-        self._repeated_part = None
-        events = self._framer.feed(data)
-        deltas = self._read(events, if_unreadable=_UNREADABLE)
-        if self.end is None:
-            if self._framer.overflowed:
-                self.end = UpstreamBroken("an event of the provider's answer is too long")
-            elif text is None and len(events) == 1 and len(deltas) == 1 and _has_text(deltas[0]):
-                self._learn(data, events[0][1])
-        return deltas if self.end is None else deltas + self._joiner.flush()
+        is_whole = self._framer.is_between_events
+        delta = self._repeated.text_of(data) if is_whole else None
+        if delta is not None and self._repeated_part is not None and not self._joiner.halves:
+            deltas: list[Delta] = []
+            self._repeated_part.append(delta.text, deltas)
+            return deltas
+        items = self._repeated.feed(self._framer, data) if delta is None else [delta]
+        deltas = self._read(items, if_unreadable=_UNREADABLE)
+        if self.end is not None:
+            return deltas + self._joiner.flush()
+        if self._framer.overflowed:
+            self.end = UpstreamBroken("an event of the provider's answer is too long")
+            return deltas + self._joiner.flush()
+        if self._repeated.is_missing and deltas and _has_text(deltas[-1]):
+            self._learn(data, items[-1], is_whole=is_whole)
+        return deltas
 
-    def _add_text(self, text: str) -> list[Delta]:
-        """Read the repeated event, with another text. The text has no surrogates."""
-        deltas: list[Delta] = []
-        part = self._repeated_part
-        if part is None:
-            event = self._repeated_event
-            try:
-                part = self._items.part_of(_DELTAS[event.type], event, deltas)
-            except UpstreamError as error:
-                self.end = error
-                return self._joiner.join(deltas) + self._joiner.flush()
-            self._repeated_part = part
-        part.append(text, deltas)
-        return self._joiner.join(deltas) if self._joiner.halves else deltas
-
-    def _learn(self, data: bytes, payload: bytes) -> None:
-        """Use an event as the template of later ones, if it is a delta of text and nothing else."""
+    def _learn(self, data: bytes, item: Item, *, is_whole: bool) -> None:
+        """Use the last event as the template of later ones, if it is a delta of text and nothing else."""
+        if isinstance(item, TextDelta):
+            return
         try:
-            event = wire.EVENT.decode(payload)
+            event = wire.EVENT.decode(item[1])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         is_text = event.type in _DELTAS and event.delta and not event.logprobs
-        if is_text and self._repeated.learn(data, event.delta):
+        if is_text and self._repeated.learn(data, item[1], event.delta, is_whole=is_whole):
             self._repeated_event = event
 
     def eof(self) -> list[Delta]:
@@ -146,11 +137,17 @@ class OpenAIResponsesDecoder:
             self.end = UpstreamBroken(_NO_END_MARKER)
         return deltas + self._joiner.flush()
 
-    def _read(self, events: list[tuple[bytes, bytes]], *, if_unreadable: str) -> list[Delta]:
+    def _read(self, items: Iterable[Item], *, if_unreadable: str) -> list[Delta]:
+        """Read events, and texts of repeated ones."""
         deltas: list[Delta] = []
-        for name, payload in events:
+        for item in items:
+            name, payload = (b"", b"") if isinstance(item, TextDelta) else item
             try:
-                self._decode_event(name, payload, deltas)
+                if isinstance(item, TextDelta):
+                    self._add_text(item.text, deltas)
+                else:
+                    self._repeated_part = None
+                    self._decode_event(name, payload, deltas)
             except UpstreamError as error:
                 self.end = error
             except msgspec.DecodeError as error:
@@ -160,6 +157,15 @@ class OpenAIResponsesDecoder:
             if self.end is not None:
                 break
         return self._joiner.join(deltas)
+
+    def _add_text(self, text: str, deltas: list[Delta]) -> None:
+        """Read the repeated event, with another text. The text has no surrogates."""
+        part = self._repeated_part
+        if part is None:
+            event = self._repeated_event
+            part = self._items.part_of(_DELTAS[event.type], event, deltas)
+            self._repeated_part = part
+        part.append(text, deltas)
 
     def _decode_event(self, name: bytes, payload: bytes, deltas: list[Delta]) -> None:
         try:
