@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from contextvars import Context
 from types import TracebackType
 from typing import Self
+
+TIMER_CONTEXT = Context()
+"""The context of timers that need none. Without it, each timer keeps a copy of the current one."""
 
 
 class SilenceLimit:
@@ -38,7 +42,7 @@ class SilenceLimit:
             self.limit_s = limit_s
             if self._timer is not None:
                 self._timer.cancel()
-                self._timer = self._loop.call_later(limit_s, self._check)
+                self._timer = self._loop.call_later(limit_s, self._check, context=TIMER_CONTEXT)
 
     def pause(self) -> None:
         """Stop the clock."""
@@ -52,7 +56,7 @@ class SilenceLimit:
         self._before = task.cancelling()
         self._loop = asyncio.get_running_loop()
         self.heard_at = time.monotonic()
-        self._timer = self._loop.call_later(self.limit_s, self._check)
+        self._timer = self._loop.call_later(self.limit_s, self._check, context=TIMER_CONTEXT)
         return self
 
     def __exit__(
@@ -74,7 +78,9 @@ class SilenceLimit:
     def _check(self) -> None:
         left_s = self.heard_at + self.limit_s - time.monotonic()
         if left_s > 0:
-            self._timer = self._loop.call_later(min(left_s, self.limit_s), self._check)
+            self._timer = self._loop.call_later(
+                min(left_s, self.limit_s), self._check, context=TIMER_CONTEXT
+            )
             return
         self._timer = None
         self._fired = True

@@ -110,7 +110,7 @@ class Response:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            await self._arrival()
 
     def forget_head(self) -> None:
         """Drop the headers: 2 KiB of each open answer."""
@@ -139,7 +139,7 @@ class Response:
                 return b""
             if self._connection is None:
                 raise BrokenResponse("the response was closed")
-            await self._wait()
+            await self._arrival()
         data = bytes(self.buffer)
         self.buffer.clear()
         self._receiver.resume()
@@ -153,17 +153,14 @@ class Response:
         """
         self._receive = receive
         try:
-            await self._wait()
+            await self._arrival()
         finally:
-            self._receive = None
+            self._receive = self._waiter = None
 
-    async def _wait(self) -> None:
-        """Wait until something has arrived."""
+    def _arrival(self) -> asyncio.Future[None]:
+        """Return a future that is done when something has arrived. Only the last one is."""
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self, error: Exception | None = None) -> None:
         waiter = self._waiter

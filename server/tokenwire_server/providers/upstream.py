@@ -7,7 +7,7 @@ to 8 times the CPU per token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -77,7 +77,7 @@ class HttpUpstream:
         self.decoder = decoder
         self.end: Complete | UpstreamError | None = None
         self.is_sent = False
-        self._waiting: list[Delta] = []
+        self._waiting: Sequence[Delta] = ()
         self._sender = sender
         self._dialect = dialect
         self._body = body
@@ -222,12 +222,12 @@ class HttpUpstream:
             text=text.decode(errors="replace")[:MAX_LOG_CHARS],
         )
 
-    def _first_of(self, deltas: list[Delta]) -> list[Delta]:
+    def _first_of(self, deltas: Sequence[Delta]) -> list[Delta]:
         """Return the first deltas, and keep the others for the next reads."""
         self._waiting = deltas[MAX_TURN_DELTAS:]
         if not self._waiting:
             self._take_end()
-        return deltas[:MAX_TURN_DELTAS]
+        return [*deltas[:MAX_TURN_DELTAS]]
 
     def _take_end(self) -> None:
         end = self.decoder.end

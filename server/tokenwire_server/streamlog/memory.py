@@ -83,7 +83,7 @@ class MemoryLog:
         self._taken = STREAM_BYTES  # bytes taken from the space
         self._room = 0  # byte_count up to which no more space must be taken
         self._wakes: dict[Callable[[], None], None] = {}  # an ordered set
-        self._seal_waiters: list[asyncio.Future[None]] = []
+        self._seal_waiters: tuple[asyncio.Future[None], ...] = ()
         self.last_sequence = self._evicted
         self.sealed = False
         self.finished: Finished | None = None
@@ -148,11 +148,11 @@ class MemoryLog:
         if self.sealed:
             return
         waiter = asyncio.get_running_loop().create_future()
-        self._seal_waiters.append(waiter)
+        self._seal_waiters += (waiter,)
         try:
             await waiter
         finally:
-            self._seal_waiters.remove(waiter)
+            self._seal_waiters = tuple(each for each in self._seal_waiters if each is not waiter)
 
     def drop(self) -> None:
         if self._taken:

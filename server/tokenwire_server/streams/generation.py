@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from ..deadline import TIMER_CONTEXT
 from ..errors import Failure, Overloaded, ServerStopped, TokenwireError
 from ..events import NO_USAGE, AnswerEntry, Delta, Finished, FinishReason, Started, Timings, Usage
 from ..ledger.record import FilterAction
@@ -125,8 +126,8 @@ class Generation:
         )
         self._task: asyncio.Task[None] | None = None
         self._is_interrupted = False
-        self._interruption: TokenwireError | None = None
-        """Why the task was cancelled, or None if a caller or the last reader ended the stream."""
+        self._interruption: Complete | TokenwireError = Complete(FinishReason.CANCELLED)
+        """How the stream ends if its task is cancelled."""
         self._final: Progress | None = None
         stream.attach(self)
 
@@ -228,18 +229,21 @@ class Generation:
 
     def cancel(self) -> None:
         """End the stream: it finishes with CANCELLED. Idempotent; no effect on an ended stream."""
-        self._interrupt(None)
+        self._interrupt(Complete(FinishReason.CANCELLED))
 
     def stop(self) -> None:
         """End the stream because the server stops: it fails with SERVER_STOPPED."""
         self._interrupt(ServerStopped("the stream ended with its server"))
 
-    def _interrupt(self, why: TokenwireError | None) -> None:
+    def _reach_time_limit(self) -> None:
+        self._interrupt(Complete(FinishReason.TIME_LIMIT))
+
+    def _interrupt(self, end: Complete | TokenwireError) -> None:
         # At most once: a second cancellation would interrupt the closing of the upstream.
         if self._is_interrupted or self.stream.log.sealed:
             return
         self._is_interrupted = True
-        self._interruption = why
+        self._interruption = end
         if self._stages is not None:
             self._stages.close()  # nothing that is checked from here on is shown
         if self._task is None:
@@ -253,19 +257,19 @@ class Generation:
         if left_s <= 0:
             self.finish(Complete(FinishReason.TIME_LIMIT))
             return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(left_s, self._reach_time_limit, context=TIMER_CONTEXT)
         try:
-            async with asyncio.timeout(left_s):
-                await self._attempts.run(self)
+            await self._attempts.run(self)
         except asyncio.CancelledError:
             self._end_interrupted()
-        except TimeoutError:
-            self.finish(Complete(FinishReason.TIME_LIMIT))
         except Overloaded as error:
             logger.warning("stream %s: %s", self.stream.id, error)
             self.fail(error)
         except Exception as error:  # noqa: BLE001  # readers get its id; the server's log has the details
             self.fail(internal_fault(error))
         finally:
+            timer.cancel()
             if self._stages is not None:
                 await self._stages.aclose()
 
@@ -362,8 +366,8 @@ class Generation:
             self._task.cancel()
 
     def _end_interrupted(self) -> None:
-        if self._interruption is None:
-            self.finish(Complete(FinishReason.CANCELLED))
+        if isinstance(self._interruption, Complete):
+            self.finish(self._interruption)
         else:
             self.fail(self._interruption)
 

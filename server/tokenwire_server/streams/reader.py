@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from ..deadline import TIMER_CONTEXT
 from ..errors import SlowReader, StreamFailed, StreamNotFound, StreamPosition, TokenwireError
 from ..events import CaughtUp, DrainNotice, Heartbeat, ReaderEvent, Usage
 from ..request import Delivery
@@ -52,12 +53,14 @@ class Reader:
         "_caught_up_due",
         "_due",
         "_heartbeat_due",
+        "_heartbeat_s",
         "_heartbeat_timer",
         "_loop",
         "_sequence",
         "_sleeper",
         "_stream",
         "_taken_at",
+        "_usage_s",
         "_usage_timer",
         "deadline",
         "delivered",
@@ -83,18 +86,16 @@ class Reader:
         self._sleeper: asyncio.Future[None] | None = None
         self._taken_at = time.monotonic()  # when events were taken last
         self._heartbeat_due = False
+        self._heartbeat_s = delivery.heartbeat_s or 0.0
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         if delivery.heartbeat_s is not None:
-            self._heartbeat_timer = self._loop.call_later(
-                delivery.heartbeat_s, self._beat, delivery.heartbeat_s
-            )
+            self._heartbeat_timer = self._after(delivery.heartbeat_s, self._beat)
         self._due: tuple[Callable[[], ReaderEvent], ...] = ()
         """Events for this reader alone that do not wait until it has read the log to its end."""
+        self._usage_s = delivery.usage_s or 0.0
         self._usage_timer: asyncio.TimerHandle | None = None
         if delivery.usage_s is not None:
-            self._usage_timer = self._loop.call_later(
-                delivery.usage_s, self._want_usage, delivery.usage_s
-            )
+            self._usage_timer = self._after(delivery.usage_s, self._want_usage)
         stream.log.subscribe(self._wake)
 
     async def take(self) -> Sequence[tuple[int, ReaderEvent]]:
@@ -186,17 +187,20 @@ class Reader:
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
-    def _beat(self, interval_s: float) -> None:
+    def _beat(self) -> None:
         """Handle the heartbeat timer. Events do not restart it: if it fires too early, it waits again."""
-        left_s = self._taken_at + interval_s - time.monotonic()
+        left_s = self._taken_at + self._heartbeat_s - time.monotonic()
         if left_s <= 0:
             self._heartbeat_due = True
             self._wake()
-            left_s = interval_s
-        self._heartbeat_timer = self._loop.call_later(left_s, self._beat, interval_s)
+            left_s = self._heartbeat_s
+        self._heartbeat_timer = self._after(left_s, self._beat)
 
-    def _want_usage(self, interval_s: float) -> None:
+    def _want_usage(self) -> None:
         if self._stream.usage not in self._due:
             self._due += (self._stream.usage,)
             self._wake()
-        self._usage_timer = self._loop.call_later(interval_s, self._want_usage, interval_s)
+        self._usage_timer = self._after(self._usage_s, self._want_usage)
+
+    def _after(self, delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(delay_s, call, context=TIMER_CONTEXT)
