@@ -23,6 +23,7 @@ from lasting import lasting
 from measure import everything
 from plan import FULL, QUICK, TINY
 from processes import Processes
+from relay import relayed
 from replicas import replicas
 from several_workers import several_workers
 from stream_cost import stream_cost
@@ -33,6 +34,7 @@ PARTS = (
     "hops",
     "tokens",
     "streams",
+    "relay",
     "lasting",
     *ADDED,
     "content",
@@ -61,6 +63,7 @@ def main() -> int:
         hops = count_hops(plan.hop_tokens, say) if "hops" in parts else None
         tokens = everything(plan, processes, say) if "tokens" in parts else None
         opened = stream_cost(plan, processes, say) if "streams" in parts else None
+        passed = relayed(plan, processes, say) if "relay" in parts else None
         streams = lasting(plan, processes, say) if "lasting" in parts else None
         added = [ADDED[part](plan, processes, say) for part in parts if part in ADDED]
         filtered = content(plan, processes, say) if "content" in parts else None
@@ -74,11 +77,14 @@ def main() -> int:
     about = report.machine()
     bars = [
         bar
-        for results in (hops, tokens, opened, streams, *added, filtered, edge, workers, two, client)
+        for results in (
+            *(hops, tokens, opened, passed, streams, *added),
+            *(filtered, edge, workers, two, client),
+        )
         if results
         for bar in results.bars
     ]
-    parts_measured = (hops, tokens, opened, streams, added, filtered, edge, workers, client)
+    parts_measured = (hops, tokens, opened, passed, streams, added, filtered, edge, workers, client)
     report.save(arguments.out / "bench.json", about, bars, *parts_measured)
     if tokens and not arguments.tiny:
         import plot  # matplotlib takes a second to import
@@ -103,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         default="all",
         help="hops: instructions of each step of a token's path, compared with budgets; "
         "tokens: compared with the floor; streams: cost of a stream besides its tokens; "
+        "relay: compared with a bare relay of a provider; "
         "lasting: resumed, shared and retained streams; keyed: "
         "cost of keys and limits; ledger: cost of counting, pricing and recording; operated: cost of metrics, "
         "traces, logs and retries; shared: cost of logs in Redis; content: cost of content filters and JSON "

@@ -70,6 +70,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The load for comparing the Python client with a bare stub, in rounds of one process."""
     client_imports: int
     """Number of fresh interpreters that import the client."""
+    relayed: tuple[Scenario, ...]
+    """The loads for comparing the server with a bare relay, in rounds. The first one has the bar."""
     short_streams: dict[int, int]
     """How many streams of one token are opened to measure one, by how many of them are opened at once."""
     short_stream_rounds: int
@@ -118,6 +120,11 @@ FULL = Plan(
     workers=Scenario(20, 0, pairs=9, burst_tokens=10_000),
     client=Scenario(100, 20, pairs=15, ramp_s=0.5, window_s=2),
     client_imports=31,
+    relayed=(
+        Scenario(300, 50, pairs=5, ramp_s=1.5, window_s=4),
+        Scenario(20, 50, pairs=3, ramp_s=0.5, window_s=4),
+        Scenario(20, 0, pairs=9, burst_tokens=2000),
+    ),
     short_streams={1: 300, 100: 1000},
     short_stream_rounds=9,
 )
@@ -151,6 +158,11 @@ QUICK = Plan(
     workers=Scenario(20, 0, pairs=5, burst_tokens=10_000),
     client=Scenario(100, 20, pairs=7, ramp_s=0.5, window_s=2),
     client_imports=15,
+    relayed=(
+        Scenario(300, 50, pairs=3, ramp_s=0.75, window_s=2),
+        Scenario(20, 50, pairs=1, ramp_s=0.25, window_s=2),
+        Scenario(20, 0, pairs=3, burst_tokens=2000),
+    ),
     short_streams={1: 200, 100: 600},
     short_stream_rounds=5,
 )
@@ -179,6 +191,7 @@ TINY = Plan(
     workers=Scenario(20, 0, pairs=1, burst_tokens=500),
     client=Scenario(20, 20, pairs=3, ramp_s=0.2, settle_s=0.2, window_s=1),
     client_imports=3,
+    relayed=(Scenario(20, 50, pairs=1, ramp_s=0.2, settle_s=0.2, window_s=1),),
     short_streams={1: 20, 20: 100},
     short_stream_rounds=1,
     hop_tokens=100,
@@ -201,6 +214,7 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 CPU_RATIO_LIMIT = 2.0
+RELAY_CPU_RATIO_LIMIT = 1.25
 DELIVERED_SHARE_LIMIT = 0.99
 ITL_P99_ABOVE_FLOOR_LIMIT_MS = 10.0
 TTFT_ABOVE_DIRECT_LIMIT_MS = 3.0

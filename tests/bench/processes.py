@@ -66,6 +66,11 @@ class Processes:
     def floor(self) -> AbstractContextManager[Running]:
         return self.start("floor", [sys.executable, str(HERE / "floor.py")])
 
+    def relay(self, simulator: Running) -> AbstractContextManager[Running]:
+        """Start the bare relay, with the simulator as its provider."""
+        argv = [sys.executable, str(HERE / "bare_relay.py")]
+        return self.start("relay", argv, env=_environ(simulator))
+
     def bare_sse(self) -> AbstractContextManager[Running]:
         return self.start("bare-sse", [sys.executable, str(HERE / "bare_sse.py")])
 

@@ -23,6 +23,7 @@ from lasting import Lasting
 from measure import Results, ScenarioResult
 from plan import Bar
 from processes import HERE
+from relay import Relayed, cpu_us
 from several_workers import Workers
 from stream_cost import StreamCost
 
@@ -52,6 +53,7 @@ def text(
     hops: Hops | None = None,
     tokens: Results | None = None,
     streams: StreamCost | None = None,
+    relayed: Relayed | None = None,
     lasting: Lasting | None = None,
     added: Sequence[Added] = (),
     content: Content | None = None,
@@ -68,6 +70,7 @@ def text(
         *(hop_lines(hops) if hops else ()),
         *(_tokens(tokens) if tokens else ()),
         *(_streams(streams) if streams else ()),
+        *(_relayed(relayed) if relayed else ()),
         *(_lasting(lasting) if lasting else ()),
         *(line for results in added for line in _added(results)),
         *(_content(content) if content else ()),
@@ -114,6 +117,19 @@ def _streams(results: StreamCost) -> list[str]:
         lines.append(
             f"  {at_once} at once: {spent}; besides {results.besides_request_ms(at_once):.2f}"
         )
+    return [*lines, ""]
+
+
+def _relayed(results: Relayed) -> list[str]:
+    idle = ", ".join(f"{name} {waited:.2f}" for name, waited in results.ttft_ms.items())
+    lines = [f"TTFT p50 idle, ms: {idle}", f"{'':28}{'CPU us/token':>24}{'TTFT p50 ms':>24}"]
+    lines.append(f"{'load':28}" + 2 * f"{'floor':>8}{'relay':>8}{'server':>8}")
+    for scenario, runs in results.runs.items():
+        cpu = "".join(f"{results.median(scenario, name, cpu_us):>8.1f}" for name in runs)
+        first = "".join(
+            f"{results.median(scenario, name, lambda run: run.ttft_p50_ms):>8.1f}" for name in runs
+        )
+        lines.append(f"{scenario:28}{cpu}{first}")
     return [*lines, ""]
 
 
@@ -241,6 +257,7 @@ def json(
     hops: Hops | None,
     tokens: Results | None,
     streams: StreamCost | None,
+    relayed: Relayed | None,
     lasting: Lasting | None,
     added: Sequence[Added],
     content: Content | None,
@@ -255,6 +272,7 @@ def json(
         **({"hops": msgspec.to_builtins(hops)} if hops else {}),
         **(msgspec.to_builtins(tokens) if tokens else {}),
         **({"streams": msgspec.to_builtins(streams, str_keys=True)} if streams else {}),
+        **({"relay": msgspec.to_builtins(relayed)} if relayed else {}),
         **({"lasting": msgspec.to_builtins(lasting)} if lasting else {}),
         **{results.part: msgspec.to_builtins(results) for results in added},
         **({"content": msgspec.to_builtins(content)} if content else {}),
@@ -318,6 +336,7 @@ def save(
     hops: Hops | None,
     tokens: Results | None,
     streams: StreamCost | None,
+    relayed: Relayed | None,
     lasting: Lasting | None,
     added: Sequence[Added],
     content: Content | None,
@@ -327,5 +346,8 @@ def save(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
-        json(about, bars, hops, tokens, streams, lasting, added, content, edge, workers, client)
+        json(
+            *(about, bars, hops, tokens, streams, relayed),
+            *(lasting, added, content, edge, workers, client),
+        )
     )

@@ -103,6 +103,10 @@ def test_tokens_arrive_about_as_evenly_as_they_were_sent(figures):
     assert figures["itl_p99_above_floor_ms"] <= 10 * MARGIN
 
 
+def test_the_cpu_per_token_is_about_that_of_a_bare_relay(tmp_path):
+    assert measured("relay", tmp_path)["relay_cpu_ratio"] <= 1.25 * MARGIN
+
+
 def test_the_first_token_is_not_delayed(figures):
     assert figures["ttft_above_direct_ms"] <= 3 * MARGIN
 
