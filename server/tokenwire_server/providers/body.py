@@ -6,7 +6,7 @@ deadline would fire. A `Body` returns small pieces, decompressed, and lets other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from .backlog import Backlog
 from .inflate import MAX_STEP_BYTES, BodyError, Inflater
@@ -89,16 +89,15 @@ class Body:
             if piece:
                 return piece
 
-    async def push(self, receive: Callable[[bytes], bool]) -> None:
-        """Call `receive` with each piece in the callback of the transport in which it arrives: without the
-        switch to a task that `read` needs.
+    @property
+    def pushing(self) -> Response | None:
+        """The response, if its `push` may replace the next `read`. None: only `read` can continue.
 
-        Returns when `receive` returns False, and when only `read` can continue: at the end of the body, and
-        if it is compressed or bytes wait. Raises what `receive` raises. Cancellation loses no bytes.
+        That is the case at the end of the body, and if it is compressed or bytes wait.
         """
         if self._inflater is not None or self._steps is not None or not self._response.can_push:
-            return
-        await self._response.push(receive)
+            return None
+        return self._response
 
     def count_without_content(self, size_bytes: int) -> None:
         """Count bytes. Raises BodyError if there are too many since the last content."""

@@ -146,7 +146,8 @@ class Response:
         return data
 
     async def push(self, receive: Callable[[bytes], bool]) -> None:
-        """Call `receive` with each piece as it arrives, until it returns False, more arrives at once than may
+        """Call `receive` with each piece in the callback of the transport in which it arrives, without the
+        switch to a task that `read` needs, until it returns False, more arrives at once than may
         be pushed, the body ends or the connection breaks.
 
         `can_push` must be true. Raises what `receive` raises. Cancellation loses no bytes.

@@ -155,9 +155,12 @@ class HttpUpstream:
         """See `base.Upstream`."""
         if self._waiting or self._opening is not None or self.end is not None:
             return
+        response = self._content.pushing
+        if response is None:
+            return
         self._take = take
         try:
-            await self._content.push(self._receive)
+            await response.push(self._receive)
         except BodyError as error:
             self.end = self.decoder.end = self._broken(error)
         finally:

@@ -166,7 +166,8 @@ class Attempt:
                 async with self._upstream as upstream:
                     self._decoder = upstream.decoder
                     timer.head_arrived(time.monotonic())
-                    end = await self._read(upstream, timer, append, on_first_content, stages)
+                    reading = self._reading(upstream, timer, append, on_first_content, stages)
+                    end = self._end(await reading.run() or upstream.end)
                     checks = stages if isinstance(end, Complete) else None
                     if checks is None or not checks.has_checks:
                         checks = None
@@ -187,15 +188,15 @@ class Attempt:
             await checks.check()
             on_end(end)
 
-    async def _read(
+    def _reading(
         self,
         upstream: Upstream,
         timer: AnswerTimer,
         append: Callable[[Delta], object],
         on_first_content: Callable[[], None],
         stages: StagedAnswer | None,
-    ) -> AttemptEnd:
-        reading = AnswerReading(
+    ) -> AnswerReading:
+        return AnswerReading(
             upstream,
             self._meter,
             timer,
@@ -206,7 +207,9 @@ class Attempt:
             usage=self.usage,
             on_first_content=on_first_content,
         )
-        end = await reading.run() or upstream.end
+
+    def _end(self, end: AttemptEnd | None) -> AttemptEnd:
+        """Return how the answer ended, which is recorded if it is an error."""
         if end is None:
             raise RuntimeError("an answer was read without reaching its end")
         return end if isinstance(end, Complete) else self._failed(end)

@@ -248,4 +248,4 @@ async def test_leases_and_cancellations_of_many_copies_take_few_round_trips_of_b
         copy.cancel()
     await until(lambda: all(owned.log.sealed for owned in streams))
     assert max(lease_sizes) == 8
-    assert cancel_sizes[:3] == [8, 8, 4]
+    assert sorted(cancel_sizes[:3]) == [4, 8, 8]  # they may be sent in any order

@@ -115,7 +115,7 @@ class Blocks:
         self._waiting: list[Citation | Logprobs] = []
         """What belongs to the first text block, which has not begun."""
         self._waiting_chars = 0
-        self._details = ReasoningDetails()
+        self._details: ReasoningDetails | None = None
         self._details_index = -1
         """Index of the block of reasoning that the details belong to."""
 
@@ -183,6 +183,8 @@ class Blocks:
         if self._open != "reasoning":
             self._begin("reasoning", deltas)
         self._details_index = self._index
+        if self._details is None:
+            self._details = ReasoningDetails()
         self._details.add(details)
 
     def call(
@@ -276,7 +278,7 @@ class Blocks:
     def _end_block(self, deltas: list[Delta]) -> None:
         """Add what is known only at the end of the latest block."""
         self._announce(deltas)
-        if data := self._details.take():
+        if self._details is not None and (data := self._details.take()):
             state = tag(self._provider, data)
             deltas.append(ReasoningDelta("", self._details_index, provider_state=state))
 
