@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Self
 
 TIMER_CONTEXT = Context()
-"""The context of timers that need none. Without it, each timer keeps a copy of the current one."""
+"""For timers of one event loop whose callbacks read no context variables. Without it, each timer copies the
+current context."""
 
 
 class SilenceLimit:

@@ -72,7 +72,7 @@ def responses_events() -> list[bytes]:
 
 
 def varied_chat_events() -> list[bytes]:
-    """Return events of Chat Completions with more different words than decoders remember."""
+    """Return events of Chat Completions with more different words than the cache of short texts holds."""
     return _events(lambda _, token: _CHAT % (token, ""), VARIED_TOKENS)
 
 

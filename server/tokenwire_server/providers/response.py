@@ -159,7 +159,7 @@ class Response:
             self._receive = self._waiter = None
 
     def _arrival(self) -> asyncio.Future[None]:
-        """Return a future that is done when something has arrived. Only the last one is."""
+        """Return a future that is done when something has arrived. A later call replaces it."""
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 

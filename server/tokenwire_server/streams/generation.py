@@ -59,8 +59,8 @@ class Generation:
     """Runs the attempts of one stream's plan, appends their answer to the log, and seals it.
 
     Its task is the stream's producer. No RPC runs it, so no RPC can interrupt it half-way. It is cancelled
-    at most once: when the last reader has left, on a caller's request, or when the server stops. It then
-    closes the upstream and seals the log.
+    at most once: when the last reader has left, on a caller's request, at the time limit, or when the server
+    stops. It then closes the upstream and seals the log.
 
     What follows an attempt that fails is decided by `Attempts`, within the latest deadline of the readers and
     the stream's time limit. After the first content, nothing is sent again. What an answer passes before it

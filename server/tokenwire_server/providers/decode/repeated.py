@@ -3,7 +3,7 @@
 Decoding the JSON of an event takes longer than all other work of a decoder. In most answers, the bytes around
 the text are the same in each event, except for values that no decoder reads: the number of the event, and
 random padding. So these bytes are compared with those of an earlier event, and only the text between them is
-decoded. Most texts came before, in this answer or in others: short ones are looked up instead.
+decoded. Most short texts have occurred before, in this answer or in others: they are looked up, not decoded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ are decoded: some servers pad their events, so that no two are alike."""
 MAX_SHORT_BYTES = 16
 """Length of the longest text that is kept. Most tokens are shorter."""
 MAX_SHORT_TEXTS = 4096
-"""Number of texts that are kept. When there is one more, all are dropped; the frequent ones soon return."""
+"""Maximum number of these texts. If it is reached, all are dropped; frequent ones are soon added again."""
 
 _ESCAPED_NAME = re.compile(rb'\\["u]')
 """Escapes that can hide the name of a member, or put one into a string."""
@@ -49,11 +49,11 @@ BLANKS: _Ignored = (re.compile(rb"}( +)}\n\n\Z"), _BLANKS.__contains__)
 
 _string = msgspec.json.Decoder(str).decode
 _short_texts: dict[bytes, TextDelta] = {}
-"""Short texts as deltas of block 0, by their JSON without quotes. All logs share the memory of a text."""
+"""Short texts of all answers as deltas of block 0, by their JSON without quotes. Logs share these deltas."""
 
 
 def _decode(content: bytes) -> TextDelta | None:
-    """Return the text of a JSON string, given without its quotes. None: it is empty or not valid."""
+    """Return a JSON string, given without quotes, as a delta of block 0. None: it is empty or not valid."""
     try:
         text = _string(b'"%b"' % content)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -85,7 +85,7 @@ class RepeatedEvent:
         "_split_suffix",
         "_suffix",
         "_text",
-        "is_missing",
+        "needs_template",
     )
 
     def __init__(self, member: str, ignored: tuple[_Ignored, ...] = ()) -> None:
@@ -100,9 +100,9 @@ class RepeatedEvent:
         """Ignored values between the text and the suffix, the last one first. For each: the last byte before
         it, the other bytes from the value or the text before it, and the check of its bytes."""
         self._attempts = 0
-        self.is_missing = True
-        """Whether no event of the last `feed` was like the template, and another one may be tried: pass
-        `learn` the last event if it has text and nothing else."""
+        self.needs_template = True
+        """Whether no event of the last `feed` was like the template. If its last event has text and nothing
+        else, pass it to `learn`."""
 
     def learn(self, data: bytes, payload: bytes, text: str, *, is_whole: bool) -> bool:
         """Use the last event of `data` as the template of later ones. Return whether it can be used.
@@ -110,8 +110,10 @@ class RepeatedEvent:
         `payload` is its data. With other text in the place of `text`, it must mean the same apart from that
         text. `is_whole` tells whether `data` begins with a new event.
         """
-        self._attempts += 1
         event = _last_event(data, is_whole=is_whole)
+        if not event:
+            return False
+        self._attempts += 1
         found = self._text.search(event)
         if (
             found is None
@@ -119,6 +121,7 @@ class RepeatedEvent:
             or found[1] != text.encode(errors="replace")
             or event.count(self._name) != 1
             or _ESCAPED_NAME.search(event)
+            or b"\r" in event  # it ends lines, too: these may be two events
             or len(event) > MAX_EVENT_BYTES
         ):
             return False
@@ -143,10 +146,10 @@ class RepeatedEvent:
         self._split_suffix = event[end:-2]
         return True
 
-    def text_of(self, event: bytes, *, is_split: bool = False) -> TextDelta | None:
+    def delta_of(self, event: bytes, *, is_split: bool = False) -> TextDelta | None:
         """Return the text of an event like the template, as a delta of block 0. None: pass it to `feed`.
 
-        `event` must begin with a new event. `is_split` means that it is without its blank line.
+        `event` must begin with a new event. `is_split` means that it is without the line feeds at its end.
         """
         rest = event.removeprefix(self._prefix)
         content = rest.removesuffix(self._split_suffix if is_split else self._suffix)
@@ -163,25 +166,30 @@ class RepeatedEvent:
         return delta
 
     def feed(self, framer: SSEFramer, data: bytes) -> list[Item]:
-        """Split bytes into events with `framer`. Return only the text of those that are like the template."""
-        if not self._prefix:
-            return self._missed(framer.feed(data))
+        """Split bytes into events with `framer`. Return only the text of those that are like the template.
+
+        If `data` is one event, `delta_of` has not found it to be like the template.
+        """
+        is_one = framer.is_between_events and data.find(b"\n\n") in (-1, len(data) - 2)
+        if is_one or not self._prefix or self._prefix not in data:
+            self._note(is_match=False)
+            return [*framer.feed(data)]
         items: list[Item] = []
         if not framer.is_between_events:
             begin = data.find(b"\n\n") + 2
             items += framer.feed(data[:begin] if begin >= 2 else data)
             if begin < 2 or framer.overflowed:
-                return self._missed(items)
+                return items
             data = data[begin:]
-        is_missing = True
+        is_match = False
         others: list[bytes] = []
         *events, rest = data.split(b"\n\n")
         for event in events:
-            delta = self.text_of(event, is_split=True)
+            delta = self.delta_of(event, is_split=True)
             if delta is None:
                 others.append(event)
                 continue
-            is_missing = False
+            is_match = True
             if others:
                 items += framer.feed(b"\n\n".join([*others, b""]))
                 if framer.overflowed:
@@ -190,17 +198,14 @@ class RepeatedEvent:
             items.append(delta)
         if others or rest:
             items += framer.feed(b"\n\n".join([*others, rest]))
-        if is_missing:
-            return self._missed(items)
-        self.is_missing = False
+        self._note(is_match=is_match)
         return items
 
-    def _missed(self, items: Sequence[Item]) -> list[Item]:
-        """Handle a feed without an event like the template. Return the items."""
-        self.is_missing = self._attempts < MAX_ATTEMPTS
-        if not self.is_missing:
+    def _note(self, *, is_match: bool) -> None:
+        """Note whether an event of a feed was like the template."""
+        self.needs_template = not is_match and self._attempts < MAX_ATTEMPTS
+        if not is_match and not self.needs_template:
             self._prefix = b""  # no more events are compared with it
-        return [*items]
 
     def _without_ignored(self, content: bytes) -> bytes | None:
         """Return the text's JSON, without ignored values. None: they are not where the template has them."""
@@ -220,7 +225,7 @@ class RepeatedEvent:
 
 
 def _last_event(data: bytes, *, is_whole: bool) -> bytes:
-    """Return the last complete event of `data`, with its blank line. b"": it is not in `data` as a whole."""
+    """Return the last complete event of `data`, with its blank line. Empty if it began before `data`."""
     end = data.rfind(b"\n\n")
     end_before = data.rfind(b"\n\n", 0, max(end, 0))
     if end < 0 or (end_before < 0 and not is_whole):

@@ -148,6 +148,9 @@ def chunk(content):
     return b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % content.encode()
 
 
+REASONING = b'data: {"choices":[{"delta":{"reasoning":"h"}}]}\n\n'
+
+
 def delta_of_block(text, index=0):
     delta = f'{{"type":"text_delta","text":"{text}"}}'
     data = f'data: {{"type":"content_block_delta","index":{index},"delta":{delta}}}\n\n'
@@ -164,6 +167,7 @@ def outcome(decoder, pieces):
     """Return the deltas, with neighbours joined, and all else that the decoder found."""
     joined = []
     for delta in [delta for piece in pieces for delta in decoder.feed(piece)] + decoder.eof():
+        assert not isinstance(delta, TextDelta) or delta.text
         last = joined[-1] if joined else None
         if type(last) is type(delta) is TextDelta and last.index == delta.index:
             joined[-1] = TextDelta(last.text + delta.text, delta.index)
@@ -182,17 +186,22 @@ def outcome(decoder, pieces):
     ],
 )
 def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events):
-    @given(events, st.lists(st.floats(0, 1), max_size=3))
-    @example([chunk("a"), chunk("b"), chunk('c","refusal":"no'), chunk("d")], [])
-    @example([chunk("a"), chunk("\\ud83d"), chunk("b"), chunk("\\ude42"), chunk("c")], [])
-    @example([delta_of_block("a"), delta_of_block('b","thinking":"c'), delta_of_block("d")], [])
+    @given(
+        events,
+        st.lists(st.floats(0, 1), max_size=8),
+        st.lists(st.sampled_from([b"\n", b"\n", b"\n", b"\r\n", b"\r"]), max_size=4),
+    )
+    @example([chunk("a"), chunk("b"), chunk('c","refusal":"no'), chunk("d")], [], [])
+    @example([chunk("a"), chunk("\\ud83d"), chunk("b"), chunk("\\ude42"), chunk("c")], [], [])
+    @example([delta_of_block("a"), delta_of_block('b","thinking":"c'), delta_of_block("d")], [], [])
     @example(
         [delta_of_block("a"), delta_of_block("b"), delta_of_block("\\n", 1), delta_of_block("c")],
         [],
+        [],
     )
-    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b")), STOP, delta_of_block("c")], [])
-    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b", "\\ud83d", "c", "\\ude42"))], [])
-    @example([*responses_start(), *map(responses_text, "abc", (7, 8, 9))], [])
+    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b")), STOP, delta_of_block("c")], [], [])
+    @example([*MESSAGES_START, *map(delta_of_block, ("a", "b", "\\ud83d", "c", "\\ude42"))], [], [])
+    @example([*responses_start(), *map(responses_text, "abc", (7, 8, 9))], [], [])
     @example(
         [
             *responses_start(),
@@ -203,9 +212,10 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
             responses_text("d", 11, part=1),
         ],
         [],
+        [],
     )
     @example(
-        [*responses_start(), *map(responses_text, ("a", "b", "\\ud83d", "c"), range(7, 11))], []
+        [*responses_start(), *map(responses_text, ("a", "b", "\\ud83d", "c"), range(7, 11))], [], []
     )
     @example(
         [
@@ -214,16 +224,27 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
             responses_text("b", 8, logprobs=[{"token": "a", "logprob": -1.0}]),
         ],
         [],
+        [],
     )
-    def compare(events, pieces):
-        body = b": begin\n\n" + b"".join(events)
+    @example(
+        [REASONING, chunk("a"), REASONING, chunk("b"), REASONING, chunk("c")], [], [b"\r\n", b"\n"]
+    )
+    @example([chunk("a"), *[REASONING, chunk("b"), chunk("c"), REASONING] * 3], [], [])
+    def compare(events, cuts, line_ends):
+        ends = itertools.cycle(line_ends or [b"\n"])
+        body = b"".join(event.replace(b"\n", next(ends)) for event in events)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(repeated, "MAX_ATTEMPTS", 0)
-            expected = outcome(new(), [body])
-        assert outcome(new(), [body]) == expected
+            expected = outcome(new(), [b": begin\n\n" + body])
+        events = body.split(b"\n\n")
+        events = [*(event + b"\n\n" for event in events[:-1]), events[-1]]
+        assert outcome(new(), [b": begin\n\n" + body]) == expected
         assert outcome(new(), [b": begin\n\n", *events]) == expected
-        cuts = [0, *sorted(int(piece * len(body)) for piece in pieces), len(body)]
-        assert outcome(new(), [body[a:b] for a, b in itertools.pairwise(cuts)]) == expected
+        # The first events are templates of the others, which arrive in pieces.
+        rest = b"".join(events[4:])
+        places = [0, *sorted(int(cut * len(rest)) for cut in cuts), len(rest)]
+        pieces = [rest[start:end] for start, end in itertools.pairwise(places)]
+        assert outcome(new(), [b": begin\n\n", *events[:4], *pieces]) == expected
 
     compare()
 
@@ -239,8 +260,8 @@ def learn(event, data):
 def test_text_that_json_or_utf8_does_not_allow_is_left_to_the_decoder(text):
     event = repeated.RepeatedEvent("content")
     assert learn(event, b'data: {"content": "a"}\n\n')
-    assert event.text_of(b'data: {"content": "b c"}\n\n') == TextDelta("b c", 0)
-    assert not event.text_of(b'data: {"content": "' + text + b'"}\n\n')
+    assert event.delta_of(b'data: {"content": "b c"}\n\n') == TextDelta("b c", 0)
+    assert not event.delta_of(b'data: {"content": "' + text + b'"}\n\n')
 
 
 NUMBERED = b'data: {"sequence_number":7,"index":0,"delta":"a","obfuscation":"Zz","n":0}\n\n'
@@ -264,9 +285,9 @@ def test_an_event_that_differs_in_anything_else_is_left_to_the_decoder(before, a
     event = repeated.RepeatedEvent("delta", (repeated.NUMBER, repeated.PADDING))
     assert learn(event, NUMBERED)
     same = NUMBERED.replace(b":7,", b":12,").replace(b"Zz", b"b1").replace(b'"a"', b'"c d"')
-    assert event.text_of(same) == TextDelta("c d", 0)
+    assert event.delta_of(same) == TextDelta("c d", 0)
     assert NUMBERED.count(before) == 1
-    assert not event.text_of(NUMBERED.replace(before, after))
+    assert not event.delta_of(NUMBERED.replace(before, after))
 
 
 @pytest.mark.parametrize(
@@ -282,7 +303,7 @@ def test_an_event_that_differs_in_anything_else_is_left_to_the_decoder(before, a
 def test_an_event_whose_text_could_be_elsewhere_is_no_template(data):
     event = repeated.RepeatedEvent("delta")
     assert not learn(event, data)
-    assert event.text_of(data) is None
+    assert event.delta_of(data) is None
 
 
 def test_padded_events_are_not_tried_as_templates_for_ever():
@@ -290,10 +311,10 @@ def test_padded_events_are_not_tried_as_templates_for_ever():
     padded = b'data: {"padding":%d,"content": "a"}\n\n'
     for number in range(repeated.MAX_ATTEMPTS):
         assert event.feed(sse.SSEFramer(), padded % number) == [(b"", (padded % number)[6:-2])]
-        assert event.is_missing
+        assert event.needs_template
         assert learn(event, padded % number)
     event.feed(sse.SSEFramer(), padded % repeated.MAX_ATTEMPTS)
-    assert not event.is_missing
+    assert not event.needs_template
 
 
 def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over():
@@ -302,10 +323,10 @@ def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over()
         before, after = (index, 0) if index % 2 else (0, index)
         data = b'data: {"index":%d,"delta":"a","n":%d}\n\n' % (before, after)
         event.feed(sse.SSEFramer(), data)
-        assert event.is_missing
+        assert event.needs_template
         assert learn(event, data)
-        assert event.text_of(data) == TextDelta("a", 0)
-        assert event.text_of(data.replace(b'"a"', b'"\\n"')) == TextDelta("\n", 0)
+        assert event.delta_of(data) == TextDelta("a", 0)
+        assert event.delta_of(data.replace(b'"a"', b'"\\n"')) == TextDelta("\n", 0)
 
 
 WORDS = ["one", " two", " three", " four"]
@@ -344,16 +365,55 @@ RESPONSES_AT = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
 )
 def test_most_events_of_an_answer_are_read_as_repeated(new, start, event, monkeypatch):
     found = []
-    text_of = repeated.RepeatedEvent.text_of
+    delta_of = repeated.RepeatedEvent.delta_of
 
-    def spy(self, data):
-        found.append(text_of(self, data))
+    def spy(self, data, **how):
+        found.append(delta_of(self, data, **how))
         return found[-1]
 
     decoder = new()
     for piece in start:
         decoder.feed(piece)
-    monkeypatch.setattr(repeated.RepeatedEvent, "text_of", spy)
+    monkeypatch.setattr(repeated.RepeatedEvent, "delta_of", spy)
     for number, word in enumerate(WORDS, 1):
         assert [delta.text for delta in decoder.feed(event(word, number))] == [word]
-    assert found == [None, *(TextDelta(word, 0) for word in WORDS[1:])]
+    words = [TextDelta(word, 0) for word in WORDS]
+    assert found == [None, *words[1:]]
+    found.clear()
+    together = b"".join(event(word, number) for number, word in enumerate(WORDS, 5))
+    assert [delta.text for delta in decoder.feed(together)] == WORDS
+    assert found == [None, *words]
+
+
+def test_events_that_are_cut_do_not_end_the_recognition():
+    decoder = OpenAIChatDecoder()
+    for piece in (b": begin\n\n", chunk("a")):
+        decoder.feed(piece)
+    for number in range(2 * repeated.MAX_ATTEMPTS):
+        event = chunk(f"{number}")
+        assert [*decoder.feed(event[:9]), *decoder.feed(event[9:])] == [TextDelta(f"{number}", 0)]
+    assert decoder._repeated.delta_of(chunk("b")) == TextDelta("b", 0)
+
+
+def test_nothing_is_read_after_an_event_that_is_too_long():
+    event, framer = repeated.RepeatedEvent("content"), sse.SSEFramer(max_event_bytes=200)
+    framer.feed(b": begin\n\n")
+    assert learn(event, chunk("a"))
+    long = b"data: " + b"x" * 300 + b"\n\n"
+    assert event.feed(framer, chunk("b") + long + chunk("c")) == [TextDelta("b", 0)]
+    assert framer.overflowed
+    assert event.feed(framer, chunk("d") + chunk("e")) == []
+
+
+def test_only_so_many_short_texts_are_kept(monkeypatch):
+    monkeypatch.setattr(repeated, "MAX_SHORT_TEXTS", 5)
+    texts = {}
+    monkeypatch.setattr(repeated, "_short_texts", texts)
+    event = repeated.RepeatedEvent("content")
+    assert learn(event, chunk("a"))
+    long = "x" * (repeated.MAX_SHORT_BYTES + 1)
+    for number in range(7):
+        for text in (f"{number}", long):
+            assert event.delta_of(chunk(text)) == TextDelta(text, 0)
+    assert texts == {b"5": TextDelta("5", 0), b"6": TextDelta("6", 0)}
+    assert event.delta_of(chunk("6")) is event.delta_of(chunk("6"))

@@ -91,7 +91,7 @@ class AnthropicDecoder:
         if self.end is not None:
             return []
         is_whole = self._framer.is_between_events
-        delta = self._repeated.text_of(data) if is_whole else None
+        delta = self._repeated.delta_of(data) if is_whole else None
         index = self._text_index
         if delta is not None and index is not None and not self._surrogates.halves:
             return [TextDelta(delta.text, index) if index else delta]
@@ -99,7 +99,7 @@ class AnthropicDecoder:
         deltas = self._decode(items)
         if self.end is not None or not (deltas and isinstance(deltas[-1], TextDelta)):
             return deltas
-        if self._repeated.is_missing:
+        if self._repeated.needs_template:
             self._learn(data, items[-1], is_whole=is_whole)
         return deltas
 

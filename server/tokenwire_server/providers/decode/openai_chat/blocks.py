@@ -138,8 +138,8 @@ class Blocks:
         if self._waiting:
             self._attach_waiting(deltas)
 
-    def repeat(self, delta: TextDelta, deltas: list[Delta]) -> None:
-        """Continue a block of text, or begin one. The index of the delta does not matter."""
+    def add_text(self, delta: TextDelta, deltas: list[Delta]) -> None:
+        """Continue a block of text, or begin one. The delta itself is used if its index fits."""
         if self._open == "text" and self._index == delta.index:
             deltas.append(delta)
         else:

@@ -75,6 +75,7 @@ class OpenAIChatDecoder:
     """
 
     __slots__ = (
+        "_add_delta",
         "_blocks",
         "_done_marker",
         "_framer",
@@ -84,7 +85,6 @@ class OpenAIChatDecoder:
         "_joiner",
         "_reason",
         "_reasoning_source",
-        "_repeat",
         "_repeated",
         "_sends_reasons",
         "_tagged",
@@ -117,11 +117,11 @@ class OpenAIChatDecoder:
         self._blocks = Blocks(provider)
         self._tagged: TaggedText | None = None
         self._text: Callable[[str, list[Delta]], None] = self._blocks.text
-        self._repeat: Callable[[TextDelta, list[Delta]], None] = self._blocks.repeat
+        self._add_delta: Callable[[TextDelta, list[Delta]], None] = self._blocks.add_text
         if think_tags != "none":
             tags = ThinkTags(is_open=think_tags == "closing")
             self._tagged = TaggedText(self._blocks, tags)
-            self._text, self._repeat = self._tagged.add, self._tagged.repeat
+            self._text, self._add_delta = self._tagged.add, self._tagged.add_delta
         self._increments = Increments() if cumulative else None
         self._repeated = RepeatedEvent("content", (PADDING,))
         self._reasoning_source: Literal["", "field", "details"] = ""
@@ -138,20 +138,20 @@ class OpenAIChatDecoder:
             return []
         deltas: list[Delta] = []
         is_whole = self._framer.is_between_events
-        delta = self._repeated.text_of(data) if is_whole and self._joiner is None else None
+        delta = self._repeated.delta_of(data) if is_whole and self._joiner is None else None
         if delta is not None:
-            self._repeat(delta, deltas)
+            self._add_delta(delta, deltas)
             return deltas
         item: Item = b"", b""
         for item in self._repeated.feed(self._framer, data):
             if isinstance(item, TextDelta):
-                self._repeat(item, deltas)
+                self._add_delta(item, deltas)
                 continue
             self._decode_event(*item, deltas)
             if self.end is not None:
                 break
         else:
-            if self._repeated.is_missing and deltas and isinstance(deltas[-1], TextDelta):
+            if self._repeated.needs_template and deltas and isinstance(deltas[-1], TextDelta):
                 self._learn(data, item, is_whole=is_whole)
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")

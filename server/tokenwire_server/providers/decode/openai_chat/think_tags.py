@@ -91,8 +91,8 @@ class TaggedText:
     def add(self, text: str, deltas: list[Delta]) -> None:
         self._add_pieces(self._tags.feed(text), deltas)
 
-    def repeat(self, delta: TextDelta, deltas: list[Delta]) -> None:
-        """Add the text of a delta. Its index does not matter."""
+    def add_delta(self, delta: TextDelta, deltas: list[Delta]) -> None:
+        """Add the text of a delta, at any index."""
         self.add(delta.text, deltas)
 
     def flush(self, deltas: list[Delta]) -> None:

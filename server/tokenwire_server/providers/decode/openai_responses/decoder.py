@@ -100,7 +100,7 @@ class OpenAIResponsesDecoder:
         if self.end is not None:
             return []
         is_whole = self._framer.is_between_events
-        delta = self._repeated.text_of(data) if is_whole else None
+        delta = self._repeated.delta_of(data) if is_whole else None
         if delta is not None and self._repeated_part is not None and not self._joiner.halves:
             deltas: list[Delta] = []
             self._repeated_part.append(delta.text, deltas)
@@ -112,7 +112,7 @@ class OpenAIResponsesDecoder:
         if self._framer.overflowed:
             self.end = UpstreamBroken("an event of the provider's answer is too long")
             return deltas + self._joiner.flush()
-        if self._repeated.is_missing and deltas and _has_text(deltas[-1]):
+        if self._repeated.needs_template and deltas and _has_text(deltas[-1]):
             self._learn(data, items[-1], is_whole=is_whole)
         return deltas
 
