@@ -66,7 +66,7 @@ def receiving() -> Loop:
         body = Body(response)
         provider.send(next(waiting))
         while received < count:
-            await body.push(receive)
+            await body.pushing.push(receive)
             if received < count:
                 receive(await body.read())
         response.close()

@@ -170,8 +170,9 @@ class RepeatedEvent:
 
         If `data` is one event, `delta_of` has not found it to be like the template.
         """
+        prefix = self._prefix
         is_one = framer.is_between_events and data.find(b"\n\n") in (-1, len(data) - 2)
-        if is_one or not self._prefix or self._prefix not in data:
+        if is_one or not prefix or not (data.startswith(prefix) or prefix in data):
             self._note(is_match=False)
             return [*framer.feed(data)]
         items: list[Item] = []
