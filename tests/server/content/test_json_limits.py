@@ -1,9 +1,11 @@
 """Limits and speed of the values of a JSON answer."""
 
 import json
+import math
 import random
 import time
 import tracemalloc
+from functools import cache
 
 import pytest
 
@@ -89,6 +91,7 @@ def test_at_a_limit_the_document_is_invalid(text, description):
         assert problem(text, chars) == description
 
 
+@cache
 def documents(size):
     """Documents of about `size` characters, of one kind each."""
     chance = random.Random(1)
@@ -132,20 +135,23 @@ def test_a_document_of_1_mb_in_pieces_of_4_characters_takes_less_than_10_s(kind)
 
 @pytest.mark.parametrize("kind", documents(1000))
 def test_no_piece_of_4_characters_takes_more_than_50_ms(kind):
-    """Measured: at most 2 ms, when a table of names grows. The least of three runs, as others use the CPU."""
+    """Measured: at most 2 ms, when a table of names grows.
+
+    The least of up to three runs, as others use the CPU: of as many as the bound needs.
+    """
     text = documents(200_000)[kind]
     pieces = [text[at : at + 4] for at in range(0, len(text), 4)]
-    runs = []
+    least_s = [math.inf] * len(pieces)
     for _ in range(3):
         reader = JsonValues()
-        times_s = []
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
             began_s = time.thread_time()
             reader.feed(piece)
-            times_s.append(time.thread_time() - began_s)
-        runs.append(times_s)
+            least_s[number] = min(least_s[number], time.thread_time() - began_s)
+        if max(least_s) < 0.05:
+            break
 
-    assert max(map(min, zip(*runs, strict=True))) < 0.05
+    assert max(least_s) < 0.05
 
 
 def test_memory_is_a_few_times_the_document():

@@ -316,8 +316,9 @@ async def test_beyond_a_million_characters_a_request_is_sampled_and_marked():
 @pytest.mark.parametrize("text", [PROSE, *UGLY])
 def test_counting_takes_linear_time(text):
     short, long = text * (100_000 // len(text)), text * (800_000 // len(text))
-    took = [min(timed(lambda t=t: whole_count(GPT, t)) for _ in range(3)) for t in (short, long)]
-    assert took[1] < took[0] * 8 * 4 + 0.05
+    least_s = min(timed(lambda: whole_count(GPT, short)) for _ in range(3))
+    # The least of three runs: further ones if the first is too slow.
+    assert any(timed(lambda: whole_count(GPT, long)) < least_s * 8 * 4 + 0.05 for _ in range(3))
 
 
 def test_a_thousand_tokens_take_less_than_two_milliseconds():

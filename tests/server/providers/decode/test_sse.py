@@ -172,8 +172,9 @@ def test_the_time_for_a_long_event_in_small_pieces_is_linear(piece_bytes):
         assert count == 1
         return time.thread_time() - start
 
-    short, long = (min(seconds(length) for _ in range(3)) for length in (25_000, 400_000))
-    assert long < 16 * short * 3  # 256 times if it were quadratic
+    short = min(seconds(25_000) for _ in range(3))
+    # The least of three runs: further ones if the first is too slow. 256 times if it were quadratic.
+    assert any(seconds(400_000) < 16 * short * 3 for _ in range(3))
 
 
 def test_framing_a_token_takes_a_few_microseconds():
