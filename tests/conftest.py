@@ -249,7 +249,17 @@ def pytest_collection_modifyitems(items):
     items[:] = ordered
 
 
+GC_THRESHOLDS = (700, 10, 100)
+"""As Python has them, but all objects are visited ten times less often: with 10, that is 5% of the CPU time."""
+
+
+def pytest_collection():
+    """Do not collect garbage while modules are imported and tests are made: almost all of that stays."""
+    gc.disable()
+
+
 def pytest_collection_finish():
-    """Exclude what the imports made from garbage collection: tests that look for leaks run it often."""
-    gc.collect()
+    """Exclude what exists by now from garbage collection: tests that look for leaks run it often."""
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(*GC_THRESHOLDS)
