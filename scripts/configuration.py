@@ -63,7 +63,7 @@ def _section(model: type[BaseModel], path: tuple[str, ...], meaning: str = "") -
     inner: list[Iterator[str]] = []
     rows: list[str] = []
     for name, field in model.model_fields.items():
-        meaning = " ".join((field.description or meanings.get(name, "")).split())
+        meaning = " ".join(meanings.get(name, "").split())
         section, steps = _inner_section(field)
         if section is not None:
             inner.append(_section(section, (*path, name, *steps), meaning or _summary(section)))

@@ -32,12 +32,7 @@ Bytes = Annotated[int, Field(ge=1024, le=1 << 30)]
 class Settings(BaseSettings):
     """Everything an operator can set. Units are in the names."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     listen: str = "127.0.0.1:8080"
     """Address on which HTTP is served."""

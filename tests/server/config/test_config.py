@@ -1,5 +1,7 @@
 import json
+import runpy
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
 import pytest
@@ -13,6 +15,8 @@ from tokenwire_server.config import (
     known_providers,
     load,
 )
+
+SCRIPTS = Path(__file__).parents[3] / "scripts"
 
 
 def test_a_flag_beats_the_environment_and_the_environment_beats_the_file(tmp_path, monkeypatch):
@@ -134,8 +138,20 @@ def fields(kind=Settings, path=()):
 NUMBERS = [path for path, field in fields() if leaves(field.annotation) & {int, float, Decimal}]
 
 
+def sections(kind=Settings):
+    """Yield the settings, and every section in them."""
+    yield kind
+    for field in kind.model_fields.values():
+        for inner in leaves(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from sections(inner)
+
+
 def test_every_setting_has_a_description():
-    assert [path for path, field in fields() if not field.description] == []
+    described = runpy.run_path(str(SCRIPTS / "configuration.py"))["attribute_docstrings"]
+    for section in sections():
+        docstrings = described(section)
+        assert [name for name in section.model_fields if not docstrings.get(name)] == [], section
 
 
 INVALID_NUMBERS = (
