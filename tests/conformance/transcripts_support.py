@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import sys
+from functools import cache, cached_property
 from pathlib import Path
 
 import msgspec
@@ -84,7 +85,7 @@ class Answer(msgspec.Struct, frozen=True):
     usage: Usage | None
 
 
-class Transcript(msgspec.Struct, frozen=True):
+class Transcript(msgspec.Struct, frozen=True, dict=True):
     dialect: str
     path: Path
 
@@ -104,9 +105,13 @@ class Transcript(msgspec.Struct, frozen=True):
     def expected(self) -> dict:
         return json.loads(self.path.with_suffix(".events.json").read_text())
 
-    def decoder(self) -> Decoder:
+    @cached_property
+    def _config(self) -> ProviderConfig:
         quirks = self.expected.get("quirks", {}) if self.is_expected else {}
-        return new_decoder(self.dialect, **quirks)
+        return _config(self.dialect, quirks)
+
+    def decoder(self) -> Decoder:
+        return DIALECTS[self.dialect].decoder(self._config)
 
     def oracle(self) -> Answer:
         return importlib.import_module(ORACLES[self.dialect]).accumulate(self.body)
@@ -133,9 +138,12 @@ def recorded_transcripts() -> list[Transcript]:
 
 def new_decoder(dialect: str, **quirks: object) -> Decoder:
     """Return a decoder. It needs the end marker, as OpenAI must send it, unless a quirk says otherwise."""
+    return DIALECTS[dialect].decoder(_config(dialect, quirks))
+
+
+def _config(dialect: str, quirks: dict) -> ProviderConfig:
     quirks = {"done_marker": True, **quirks}
-    config = ProviderConfig(kind=dialect, base_url="http://provider.test", quirks=quirks)
-    return DIALECTS[dialect].decoder(config)
+    return ProviderConfig(kind=dialect, base_url="http://provider.test", quirks=quirks)
 
 
 def decode(decoder: Decoder, *pieces: bytes) -> dict:
@@ -196,10 +204,13 @@ def _end(end: Complete | UpstreamError | None) -> dict:
     return broken
 
 
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict:
+    return dict(zip(kind.__struct_fields__[::-1], kind.__struct_defaults__[::-1], strict=False))
+
+
 def _fields(struct: msgspec.Struct) -> dict:
-    defaults = dict(
-        zip(struct.__struct_fields__[::-1], struct.__struct_defaults__[::-1], strict=False)
-    )
+    defaults = _defaults(type(struct))
     fields = msgspec.structs.asdict(struct)
     return {
         name: _plain(value) for name, value in fields.items() if value != defaults.get(name, ...)
