@@ -2,7 +2,7 @@
 
 `command()` returns the first words of a command line for `subprocess`. They start command_launcher.py, which
 passes its folder, standard files, arguments and variables to command_preload.py. That forks a process, which
-runs the command and exits as any Python does. The launcher forwards signals to it and
+runs the command and exits, without freeing what was imported. The launcher forwards signals to it and
 returns its exit code. Use the command itself for tests of imports, of its terminal and of files that are
 closed.
 """
@@ -21,8 +21,8 @@ _preloads = []
 def command(package="tokenwire.cli"):
     """Return the words before the arguments of a command.
 
-    `package` is that of the command: `tokenwire.cli` or `tokenwire_server`. The first call for each of them
-    starts the process that is forked.
+    `package` is that of the command: `tokenwire.cli` or `tokenwire_server`. With `tokenwire` the command runs a
+    Python file that uses the client. The first call for each of them starts the process that is forked.
     """
     return _launcher_of(package)
 

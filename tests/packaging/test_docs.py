@@ -4,14 +4,10 @@ import json
 import os
 import re
 import runpy
-import shlex
-import shutil
 import socket
-import sys
 import textwrap
 import tomllib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from docs_pages import (
@@ -24,11 +20,10 @@ from docs_pages import (
     all_blocks,
     text_of,
 )
-from docs_terminal import Terminal, is_shown
+from docs_reader import Reader, copy_of_the_clone, environ_of_a_reader, forked_commands
+from docs_terminal import Terminal
 
 import tokenwire
-from command_process import command
-from tokenwire.cli.exit_codes import EXIT_INCOMPLETE
 from tokenwire.v1 import error_pb2, event_pb2
 from tokenwire_edge import settings as edge_settings
 from tokenwire_server.config import BreakerConfig, load
@@ -80,53 +75,6 @@ asyncio.run(main())
 """
 
 
-def copy_of_the_clone(folder):
-    """Copy what the commands use, with an environment in which nothing has to be installed."""
-    for name in ("LICENSE", "Makefile", "README.md", "CHANGELOG.md", "pyproject.toml"):
-        shutil.copy2(ROOT / name, folder)
-    for name in ("client", "protos", "requirements", "scripts", "server"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = folder / ".venv"
-    environment.mkdir()
-    for path in Path(sys.prefix).iterdir():
-        if path.name != ".ready":
-            (environment / path.name).symlink_to(path)
-    (environment / ".ready").touch()
-    if (ROOT / ".tools").exists():
-        (folder / ".tools").symlink_to(ROOT / ".tools")
-    return folder
-
-
-def forked_commands(folder):
-    """Make the commands that start in a fraction of the time. Return their folder, for PATH."""
-    programs = folder / "forked"
-    programs.mkdir()
-    for name, package in (("tokenwire", "tokenwire.cli"), ("tokenwire-server", "tokenwire_server")):
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(command(package))} "$@"\n')
-        program.chmod(0o755)
-    return programs
-
-
-def environ_of_a_reader(address, edge_address):
-    """Return variables with other ports than the defaults, which may be in use, and a PATH without this
-    environment. Servers do not wait for load balancers when they stop.
-    """
-    programs = Path(sys.executable).parent
-    paths = [path for path in os.environ["PATH"].split(":") if Path(path) != programs]
-    foreign = ("TOKENWIRE_", "OPENAI_", "ANTHROPIC_", "VIRTUAL_ENV", "PYTHON")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return kept | {
-        "PATH": ":".join(paths),
-        "TOKENWIRE_LISTEN": address,
-        "TOKENWIRE_TARGET": address,
-        "TOKENWIRE_DRAIN_ACCEPT_S": "0",
-        "TOKENWIRE_EDGE_LISTEN": edge_address,
-        "TOKENWIRE_EDGE_TARGET": address,
-        "TOKENWIRE_EDGE_DRAIN_ACCEPT_S": "0",
-    }
-
-
 def unused_address():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -155,46 +103,16 @@ def can_run(command):
     return has_grpcurl or ("grpcurl" not in line and line != "make tools")
 
 
-class Reader:
-    """Someone who does what the pages say, in one terminal, and notes what is not as they say."""
-
-    def __init__(self, terminal, folder):
-        self._terminal = terminal
-        self._folder = folder
-        self.mismatches = []
-
-    def save(self, name, text):
-        (self._folder / name).write_text(text)
-
-    def run(self, place, line, wanted):
-        """Type a command. `wanted` is the output that the page shows."""
-        if re.match(
-            r"tokenwire-(server|edge) serve(?!.*&$)", line
-        ):  # in the foreground, until Ctrl-C
-            began = self._terminal.type(line + "\n")
-            self._terminal.wait_for(wanted.strip(), began)
-            code, shown = self._terminal.run("\x03")
-            wanted = ""
-        else:
-            began = len(self._terminal.shown)
-            code, shown = self._terminal.run(line)
-        if line.endswith("&"):
-            self._terminal.wait_for(wanted.strip(), began)
-            return
-        fails = re.match(r"ERROR|tokenwire(-server|-edge)?: (?!listening)", wanted) is not None
-        is_cut = code == EXIT_INCOMPLETE and "finished: max_tokens" in shown
-        if ((code != 0) != fails and not is_cut) or not is_shown(wanted, shown):
-            self.mismatches.append(f"{place}: $ {line}\n{shown}(exit code {code}), not\n{wanted}")
-
-
 @pytest.mark.timeout(600)
 def test_the_commands_and_programs_of_all_pages_work_in_one_terminal(tmp_path):
     folder = copy_of_the_clone(tmp_path)
     address, edge_address = unused_address(), unused_address()
     ran_count = 0
     has_forked = False
-    with Terminal(folder, environ_of_a_reader(address, edge_address)) as terminal:
-        reader = Reader(terminal, folder)
+    usual_pace = folder / "usual_pace"
+    environ = environ_of_a_reader(address, edge_address, usual_pace)
+    with Terminal(folder, environ) as terminal:
+        reader = Reader(terminal, folder, usual_pace)
         for block in blocks_with(address, edge_address, unused_address()):
             if block.why_not:
                 continue
@@ -202,7 +120,7 @@ def test_the_commands_and_programs_of_all_pages_work_in_one_terminal(tmp_path):
                 reader.save(block.saved_as, block.text)
             elif block.language == "python":
                 reader.save("fragment.py", FRAGMENT.format(textwrap.indent(block.text, " " * 8)))
-                reader.run(block.place, "python fragment.py", "")
+                reader.run(block.place, "fragment fragment.py", "")
             elif not block.language:
                 for line, wanted in filter(can_run, block.commands()):
                     reader.run(block.place, line, wanted)
