@@ -1,7 +1,7 @@
 """A real edge process in front of the real server."""
 
 import pytest
-from browser import browser, console_errors, page  # noqa: F401  # fixtures
+from browser import browser, console_errors, new_page, page, tab  # noqa: F401  # fixtures
 from edge_process import running_edge
 
 from virtual_time import pytest_asyncio_loop_factories  # noqa: F401  # a hook

@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 import pytest
@@ -85,13 +86,26 @@ class Playground:
         return await self.page.inner_text(selector)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def playground(page, edge):
+@asynccontextmanager
+async def opened(page, edge):
+    """Open the playground. All its requests go to the edge."""
     playground = Playground(page)
     await page.goto(edge)
     await page.wait_for_selector("#models-state:has-text('configuration')")
     yield playground
     assert [url for url in playground.requests if not url.startswith(f"{edge}/")] == []
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def playground(page, edge):
+    async with opened(page, edge) as playground:
+        yield playground
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def new_playground(new_page, edge):
+    async with opened(new_page, edge) as playground:
+        yield playground
 
 
 def script(**fields):
@@ -295,8 +309,8 @@ async def test_a_refusal_is_shown_with_its_reason(playground, console_errors):
     console_errors.clear()  # the browser logs the status of the responses
 
 
-async def test_at_300_tokens_per_second_no_task_of_the_page_is_long(playground, browser):
-    page = playground.page
+async def test_at_300_tokens_per_second_no_task_of_the_page_is_long(new_playground, browser):
+    playground, page = new_playground, new_playground.page
     await page.evaluate(RECORD_DELAYS)
     await browser.start_tracing(page=page, categories=["toplevel", "disabled-by-default-toplevel"])
     await playground.send("openai/sim?tokens=750&tokens_per_second=300")
