@@ -21,7 +21,7 @@ from redis_servers import (  # noqa: F401  # fixtures
     redis_cluster,
     redis_server,
 )
-from server_process import running
+from server_process import forkserver_address, join_forkserver, running
 from tokenwire.v1 import chat_pb2, event_pb2, model_pb2
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it logs each connection that a test breaks
@@ -227,6 +227,19 @@ SLOW_FILES = {
     "test_bench.py": 3,
 }
 """Files with tests of half a minute, and the worker that starts with them. At the end they would run alone."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Let the workers of xdist fork servers from one process: its imports take 4 s of CPU and 300 MB."""
+    if "process" not in node.config.option.markexpr:
+        node.workerinput["forkserver"] = forkserver_address()
+
+
+def pytest_configure(config):
+    """Use the process that all workers share."""
+    if address := getattr(config, "workerinput", {}).get("forkserver"):
+        join_forkserver(address)
 
 
 @pytest.hookimpl(wrapper=True)

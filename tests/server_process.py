@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from multiprocessing import forkserver, reduction
+from multiprocessing import forkserver, reduction, resource_tracker
 from pathlib import Path
 
 STOP_S = 15
@@ -37,6 +37,22 @@ def start_forkserver():
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = path
+
+
+def forkserver_address():
+    """Start the process that is forked. Return its address, or None if others cannot join it."""
+    if sys.version_info >= (3, 14):  # they would need a key
+        return None
+    start_forkserver()
+    return forkserver._forkserver._forkserver_address
+
+
+def join_forkserver(address):
+    """Fork from the process that another one has started. It must not end before this one."""
+    server = forkserver._forkserver
+    server._forkserver_address = address
+    server._forkserver_alive_fd = os.open(os.devnull, os.O_WRONLY)  # the other one keeps it alive
+    server.ensure_running = forkserver.ensure_running = resource_tracker.ensure_running
 
 
 @contextmanager
