@@ -1,5 +1,6 @@
 """Real databases: an SQLite file, or a PostgreSQL of the tests' own. `database_url` is each of them."""
 
+import atexit
 import os
 import pwd
 import re
@@ -24,6 +25,9 @@ UNAVAILABLE = "this server's database is not available"
 PASSWORD = "p:a/s@s#w%o?rd"  # whatever a URL could be read wrongly at
 READY_S = 30
 STOP_S = 15
+
+_initialized = []
+"""The data folder of the first PostgreSQL of this process, as it was before the start."""
 
 
 def detail(pattern):
@@ -66,14 +70,26 @@ class PostgresqlServer:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
             ids = [f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}"]
             self._as_owner = ["setpriv", *ids, "--clear-groups"]
-        password = self.folder / "password"
-        password.write_text(PASSWORD)
-        password.chmod(0o644)
-        self._run(
-            "initdb", "-D", str(self.folder / "data"), "-U", "tokenwire", "--no-sync", "-E", "UTF8",
-            "--locale=C", "--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}",
-        )  # fmt: skip
+        self._initialize()
         self._process = None
+
+    def _initialize(self):
+        """Create the data folder: a copy of the first one of this process, since initdb takes 0.5 s of CPU."""
+        data = self.folder / "data"
+        if not _initialized:
+            password = self.folder / "password"
+            password.write_text(PASSWORD)
+            password.chmod(0o644)
+            self._run(
+                "initdb", "-D", str(data), "-U", "tokenwire", "--no-sync", "-E", "UTF8",
+                "--locale=C", "--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}",
+            )  # fmt: skip
+            kept = tempfile.TemporaryDirectory(prefix="tw-initdb-", dir=memory_folder())
+            atexit.register(kept.cleanup)
+            _copy(data, Path(kept.name) / "data")
+            _initialized.append(Path(kept.name) / "data")
+        else:
+            _copy(_initialized[0], data)
 
     def _run(self, program, *arguments):
         result = subprocess.run(
@@ -156,6 +172,11 @@ class PostgresqlServer:
             assert result.returncode == 0, result.stderr
             self._migrated = url.rpartition("/")[2]
         return self.new_database(self._migrated)
+
+
+def _copy(folder, path):
+    """Copy a folder with its owner and modes."""
+    subprocess.run(["cp", "-a", folder, path], check=True)
 
 
 def new_postgresql():
