@@ -16,6 +16,8 @@ import tokenwire
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".mypy_cache/typing"
+"""What mypy has found out about the packages in earlier runs."""
 USES = "uses.py"
 WRONG_USES = "wrong_uses.py"
 
@@ -24,7 +26,7 @@ def mypy_errors(folder):
     """Return the errors that mypy reports, by file and line."""
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     done = subprocess.run(
-        [*command, "--follow-imports=silent", USES, WRONG_USES],
+        [*command, f"--cache-dir={CACHE}", "--follow-imports=silent", USES, WRONG_USES],
         capture_output=True,
         text=True,
         timeout=250,
