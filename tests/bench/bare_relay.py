@@ -10,9 +10,10 @@ import os
 import sys
 
 import aiohttp
-import grpc
+import bare_server
 import msgspec
 import uvloop
+from bare_server import Context
 
 from tokenwire.v1 import chat_pb2, event_pb2
 
@@ -35,16 +36,13 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 async def serve() -> None:
-    """Listen on a free port, print the address, and serve until the process is ended."""
+    """Serve until the process is ended."""
     url = f"{os.environ['OPENAI_BASE_URL']}/chat/completions"
     connector = aiohttp.TCPConnector(limit=MAX_IDLE_CONNECTIONS)
     headers = {"authorization": "Bearer sk-bench"}
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
 
-        async def chat_stream(
-            request: chat_pb2.ChatRequest,
-            context: grpc.aio.ServicerContext[chat_pb2.ChatRequest, event_pb2.TokenEvent],
-        ) -> None:
+        async def chat_stream(request: chat_pb2.ChatRequest, context: Context) -> None:
             await context.write(event_pb2.TokenEvent(sequence=1))
             body = {
                 "model": request.model,
@@ -68,20 +66,7 @@ async def serve() -> None:
             finished = event_pb2.Finished(reason=event_pb2.FINISH_REASON_STOP)
             await context.write(event_pb2.TokenEvent(sequence=sequence + 1, finished=finished))
 
-        handler = grpc.unary_stream_rpc_method_handler(
-            chat_stream,
-            request_deserializer=chat_pb2.ChatRequest.FromString,
-            response_serializer=event_pb2.TokenEvent.SerializeToString,
-        )
-        server = grpc.aio.server()
-        methods = {"ChatStream": handler}
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler("tokenwire.v1.ChatService", methods)]
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        print(f"the relay listens on 127.0.0.1:{port}", flush=True)
-        await server.wait_for_termination()
+        await bare_server.serve("relay", chat_stream)
 
 
 if __name__ == "__main__":

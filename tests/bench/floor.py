@@ -11,8 +11,9 @@ import sys
 import time
 from urllib.parse import parse_qs
 
-import grpc
+import bare_server
 import uvloop
+from bare_server import Context
 
 from tokenwire.v1 import chat_pb2, event_pb2
 from tokenwire_server.simulator import generated_text
@@ -21,17 +22,14 @@ MOST_TOKENS = 5000
 
 
 async def serve() -> None:
-    """Listen on a free port, print the address, and serve until the process is ended."""
+    """Serve until the process is ended."""
     texts = [
         event_pb2.TokenEvent(sequence=number + 2, text=event_pb2.TextDelta(text=text))
         for number, text in enumerate(generated_text(MOST_TOKENS))
     ]
     started = event_pb2.TokenEvent(sequence=1, started=event_pb2.Started(stream_id="floor"))
 
-    async def chat_stream(
-        request: chat_pb2.ChatRequest,
-        context: grpc.aio.ServicerContext[chat_pb2.ChatRequest, event_pb2.TokenEvent],
-    ) -> None:
+    async def chat_stream(request: chat_pb2.ChatRequest, context: Context) -> None:
         scenario = parse_qs(request.model.partition("?")[2])
         tokens = int(scenario["tokens"][0])
         interval_s = float(scenario.get("itl_ms", ["0"])[0]) / 1000
@@ -47,19 +45,7 @@ async def serve() -> None:
         finished = event_pb2.Finished(reason=event_pb2.FINISH_REASON_STOP)
         await context.write(event_pb2.TokenEvent(sequence=tokens + 2, finished=finished))
 
-    handler = grpc.unary_stream_rpc_method_handler(
-        chat_stream,
-        request_deserializer=chat_pb2.ChatRequest.FromString,
-        response_serializer=event_pb2.TokenEvent.SerializeToString,
-    )
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("tokenwire.v1.ChatService", {"ChatStream": handler})]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"floor listens on 127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    await bare_server.serve("floor", chat_stream)
 
 
 if __name__ == "__main__":
