@@ -114,7 +114,7 @@ async def test_with_resumable_a_broken_connection_is_not_noticed(real_server):
         )
         out = b""
         for _ in range(3):
-            out += await process.stdout.readexactly(500)
+            out += await process.stdout.readexactly(100)
             wire.break_after([20])
         rest, err = await process.communicate()
 
