@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ...events import TextDelta
-from .sse import SSEFramer
+from .sse import Item, SSEFramer
 
 MAX_EVENT_BYTES = 8192
 MAX_BLANKS = 64
@@ -29,8 +29,6 @@ MAX_SHORT_TEXTS = 4096
 _ESCAPED_NAME = re.compile(rb'\\["u]')
 """Escapes that can hide the name of a member, or put one into a string."""
 
-Item = TextDelta | tuple[bytes, bytes]
-"""The text of an event like the template, as a delta of block 0. Or another event: its name and data."""
 _Ignored = tuple[re.Pattern[bytes], Callable[[bytes], object]]
 """A value that is ignored: a pattern that finds it, and a check of the bytes that another event has there."""
 
@@ -104,16 +102,15 @@ class RepeatedEvent:
         """Whether no event of the last `feed` was like the template. If its last event has text and nothing
         else, pass it to `learn`."""
 
-    def learn(self, data: bytes, payload: bytes, text: str, *, is_whole: bool) -> bool:
+    def learn(self, data: bytes, payload: bytes, text: str) -> bool:
         """Use the last event of `data` as the template of later ones. Return whether it can be used.
 
         `payload` is its data. With other text in the place of `text`, it must mean the same apart from that
-        text. `is_whole` tells whether `data` begins with a new event.
+        text.
         """
-        event = _last_event(data, is_whole=is_whole)
-        if not event:
-            return False
         self._attempts += 1
+        before, blank_line, _ = data.rpartition(b"\n\n")
+        event = before.rpartition(b"\n\n")[2] + blank_line
         found = self._text.search(event)
         if (
             found is None
@@ -123,6 +120,7 @@ class RepeatedEvent:
             or _ESCAPED_NAME.search(event)
             or b"\r" in event  # it ends lines, too: these may be two events
             or len(event) > MAX_EVENT_BYTES
+            or not blank_line
         ):
             return False
         start, end = found.span(1)
@@ -152,8 +150,10 @@ class RepeatedEvent:
         `event` must begin with a new event. `is_split` means that it is without the line feeds at its end.
         """
         rest = event.removeprefix(self._prefix)
+        if rest is event:
+            return None
         content = rest.removesuffix(self._split_suffix if is_split else self._suffix)
-        if rest is event or content is rest or len(event) > MAX_EVENT_BYTES:
+        if content is rest or len(event) > MAX_EVENT_BYTES:
             return None
         if self._before or self._after:
             value = self._without_ignored(content)
@@ -162,7 +162,7 @@ class RepeatedEvent:
             content = value
         delta = _short_texts.get(content) or _decode(content)
         if delta is not None:
-            self._attempts = 0
+            self._attempts, self.needs_template = 0, False
         return delta
 
     def feed(self, framer: SSEFramer, data: bytes) -> list[Item]:
@@ -170,43 +170,13 @@ class RepeatedEvent:
 
         If `data` is one event, `delta_of` has not found it to be like the template.
         """
-        prefix = self._prefix
-        is_one = framer.is_between_events and data.find(b"\n\n") in (-1, len(data) - 2)
-        if is_one or not prefix or not (data.startswith(prefix) or prefix in data):
-            self._note(is_match=False)
-            return [*framer.feed(data)]
-        items: list[Item] = []
-        if not framer.is_between_events:
-            begin = data.find(b"\n\n") + 2
-            items += framer.feed(data[:begin] if begin >= 2 else data)
-            if begin < 2 or framer.overflowed:
-                return items
-            data = data[begin:]
-        is_match = False
-        others: list[bytes] = []
-        *events, rest = data.split(b"\n\n")
-        for event in events:
-            delta = self.delta_of(event, is_split=True)
-            if delta is None:
-                others.append(event)
-                continue
-            is_match = True
-            if others:
-                items += framer.feed(b"\n\n".join([*others, b""]))
-                if framer.overflowed:
-                    return items
-                others.clear()
-            items.append(delta)
-        if others or rest:
-            items += framer.feed(b"\n\n".join([*others, rest]))
-        self._note(is_match=is_match)
-        return items
-
-    def _note(self, *, is_match: bool) -> None:
-        """Note whether an event of a feed was like the template."""
-        self.needs_template = not is_match and self._attempts < MAX_ATTEMPTS
-        if not is_match and not self.needs_template:
+        # The last event has begun in these bytes.
+        self.needs_template = framer.is_between_events or data.find(b"\n\n") < data.rfind(b"\n\n")
+        items = framer.feed(data, self if self._prefix else None)
+        if self.needs_template and self._attempts >= MAX_ATTEMPTS:
+            self.needs_template = False
             self._prefix = b""  # no more events are compared with it
+        return items
 
     def _without_ignored(self, content: bytes) -> bytes | None:
         """Return the text's JSON, without ignored values. None: they are not where the template has them."""
@@ -223,12 +193,3 @@ class RepeatedEvent:
             if content is rest or not is_allowed(value):
                 return None
         return content
-
-
-def _last_event(data: bytes, *, is_whole: bool) -> bytes:
-    """Return the last complete event of `data`, with its blank line. Empty if it began before `data`."""
-    end = data.rfind(b"\n\n")
-    end_before = data.rfind(b"\n\n", 0, max(end, 0))
-    if end < 0 or (end_before < 0 and not is_whole):
-        return b""
-    return data[end_before + 2 if end_before >= 0 else 0 : end + 2]

@@ -6,6 +6,10 @@ two events is split without parsing its lines. Only an unfinished event is kept 
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
+from ...events import TextDelta
+
 MAX_EVENT_BYTES = 4 * 2**20
 MAX_EVENT_OBJECTS = 64 * 1024
 """Maximum number of opening braces and brackets in one event. An event is decoded in one step: 4 MiB of text
@@ -17,6 +21,18 @@ SMALL_EVENT_BYTES = 2 * MAX_EVENT_OBJECTS
 
 _BOM = b"\xef\xbb\xbf"
 _LF, _CR = b"\n\r"  # a byte is found in bytes five times as fast as bytes of length 1
+
+
+Item = TextDelta | tuple[bytes, bytes]
+"""An event: its name and data. Or what a `Recognizer` has returned for it."""
+
+
+class Recognizer(Protocol):
+    """Recognizes events by their bytes."""
+
+    def delta_of(self, event: bytes, *, is_split: bool = False) -> TextDelta | None:
+        """Return the text of an event, or None if the event must be read. See `RepeatedEvent`."""
+        ...
 
 
 class SSEFramer:
@@ -56,8 +72,11 @@ class SSEFramer:
         self._data = bytearray()  # the specification's data buffer: each line with its line feed
         self._name = b""
 
-    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
-        """Split the next bytes. Return the events that they complete, in order."""
+    def feed(self, data: bytes, recognizer: Recognizer | None = None) -> list[Item]:
+        """Split the next bytes. Return the events that they complete, in order.
+
+        `recognizer` is asked first for whole events among several. For one whole event, ask it before.
+        """
         if self.is_between_events and _CR not in data and len(data) <= self._small:
             # One whole event: the usual case when each event arrives by itself.
             name = b""
@@ -68,7 +87,7 @@ class SSEFramer:
             payload = line.removeprefix(b"data: ")
             if payload is not line and rest == b"\n":
                 return [(name, payload)]
-        events = [] if self.overflowed else self._feed(data)
+        events = [] if self.overflowed else self._feed(data, recognizer)
         self.is_between_events = not (
             self._line
             or self._data
@@ -79,18 +98,18 @@ class SSEFramer:
         )
         return events
 
-    def _feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
+    def _feed(self, data: bytes, recognizer: Recognizer | None) -> list[Item]:
         if self._at_start:
             data = self._skip_bom(data)
         if self._after_cr or _CR in data:
             data = self._normalise(data)
-        events: list[tuple[bytes, bytes]] = []
+        events: list[Item] = []
         position = 0
         if self._line or self._data or self._name:
             position = self._read_event(data, 0, events)
         end = data.rfind(b"\n\n", position)
         if end >= 0 and not self.overflowed:
-            self._split(data[position:end], events)
+            self._split(data[position:end], events, recognizer)
             position = end + 2
         if not self.overflowed:
             self._read_all(data, position, events)
@@ -104,7 +123,7 @@ class SSEFramer:
         """
         if self.overflowed:
             return []
-        events: list[tuple[bytes, bytes]] = []
+        events: list[Any] = []
         self._read_event(b"\n\n", 0, events)
         return events
 
@@ -126,10 +145,15 @@ class SSEFramer:
             self._after_cr = True
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _split(self, data: bytes, events: list[tuple[bytes, bytes]]) -> None:
+    def _split(self, data: bytes, events: list[Item], recognizer: Recognizer | None) -> None:
         """Split complete events, starting between two events."""
         max_bytes = self._small
         for frame in data.split(b"\n\n"):
+            if recognizer is not None:
+                delta = recognizer.delta_of(frame, is_split=True)
+                if delta is not None:
+                    events.append(delta)
+                    continue
             if len(frame) <= max_bytes:
                 if _LF not in frame:
                     if frame.startswith(b"data: "):
@@ -146,11 +170,11 @@ class SSEFramer:
             if self.overflowed:
                 return
 
-    def _read_all(self, data: bytes, position: int, events: list[tuple[bytes, bytes]]) -> None:
+    def _read_all(self, data: bytes, position: int, events: list[Item]) -> None:
         while position < len(data):
             position = self._read_event(data, position, events)
 
-    def _read_event(self, data: bytes, position: int, events: list[tuple[bytes, bytes]]) -> int:
+    def _read_event(self, data: bytes, position: int, events: list[Item]) -> int:
         """Read lines up to the next blank line or the end. Return the position after it."""
         while (end := data.find(b"\n", position)) >= 0:
             line = data[position:end]

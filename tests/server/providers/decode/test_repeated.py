@@ -249,9 +249,16 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
     compare()
 
 
+def framer_in_stream():
+    """Return a framer after the first event of a stream."""
+    framer = sse.SSEFramer()
+    framer.feed(b": begin\n\n")
+    return framer
+
+
 def learn(event, data):
     """Learn an event with the text "a"."""
-    return event.learn(data, data.removeprefix(b"data: ").strip(), "a", is_whole=True)
+    return event.learn(data, data.removeprefix(b"data: ").strip(), "a")
 
 
 @pytest.mark.parametrize(
@@ -310,10 +317,10 @@ def test_padded_events_are_not_tried_as_templates_for_ever():
     event = repeated.RepeatedEvent("content")
     padded = b'data: {"padding":%d,"content": "a"}\n\n'
     for number in range(repeated.MAX_ATTEMPTS):
-        assert event.feed(sse.SSEFramer(), padded % number) == [(b"", (padded % number)[6:-2])]
+        assert event.feed(framer_in_stream(), padded % number) == [(b"", (padded % number)[6:-2])]
         assert event.needs_template
         assert learn(event, padded % number)
-    event.feed(sse.SSEFramer(), padded % repeated.MAX_ATTEMPTS)
+    event.feed(framer_in_stream(), padded % repeated.MAX_ATTEMPTS)
     assert not event.needs_template
 
 
@@ -322,7 +329,7 @@ def test_another_kind_of_event_becomes_the_template_when_the_first_one_is_over()
     for index in range(3 * repeated.MAX_ATTEMPTS):
         before, after = (index, 0) if index % 2 else (0, index)
         data = b'data: {"index":%d,"delta":"a","n":%d}\n\n' % (before, after)
-        event.feed(sse.SSEFramer(), data)
+        event.feed(framer_in_stream(), data)
         assert event.needs_template
         assert learn(event, data)
         assert event.delta_of(data) == TextDelta("a", 0)

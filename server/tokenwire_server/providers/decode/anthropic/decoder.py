@@ -22,8 +22,8 @@ from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
-from ..repeated import BLANKS, Item, RepeatedEvent
-from ..sse import SSEFramer
+from ..repeated import BLANKS, RepeatedEvent
+from ..sse import Item, SSEFramer
 from . import wire
 from .blocks import Blocks, BrokenBlocksError
 from .usage import Bill
@@ -90,8 +90,7 @@ class AnthropicDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        is_whole = self._framer.is_between_events
-        delta = self._repeated.delta_of(data) if is_whole else None
+        delta = self._repeated.delta_of(data) if self._framer.is_between_events else None
         index = self._text_index
         if delta is not None and index is not None and not self._surrogates.halves:
             return [TextDelta(delta.text, index) if index else delta]
@@ -100,7 +99,7 @@ class AnthropicDecoder:
         if self.end is not None or not (deltas and isinstance(deltas[-1], TextDelta)):
             return deltas
         if self._repeated.needs_template:
-            self._learn(data, items[-1], is_whole=is_whole)
+            self._learn(data, items[-1])
         return deltas
 
     def _add_text(self, text: str, deltas: list[Delta]) -> None:
@@ -118,7 +117,7 @@ class AnthropicDecoder:
             self._text_index = added[0].index
         deltas += added
 
-    def _learn(self, data: bytes, item: Item, *, is_whole: bool) -> None:
+    def _learn(self, data: bytes, item: Item) -> None:
         """Use the last event as the template of later ones, if it is a delta of text and nothing else."""
         if isinstance(item, TextDelta):
             return
@@ -131,7 +130,7 @@ class AnthropicDecoder:
             return
         delta = wire.Delta(type="text_delta", text=text)
         only_text = wire.Event(type="content_block_delta", index=event.index, delta=delta)
-        if event == only_text and self._repeated.learn(data, item[1], text, is_whole=is_whole):
+        if event == only_text and self._repeated.learn(data, item[1], text):
             self._repeated_index = event.index
 
     def eof(self) -> list[Delta]:

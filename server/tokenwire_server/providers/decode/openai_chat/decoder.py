@@ -20,8 +20,8 @@ from .. import errors, lenient
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason, is_finish_reason
 from ..json import SurrogateJoiner, join_surrogates, log_text
-from ..repeated import PADDING, Item, RepeatedEvent
-from ..sse import SSEFramer
+from ..repeated import PADDING, RepeatedEvent
+from ..sse import Item, SSEFramer
 from . import wire
 from .blocks import Blocks, IncompleteToolCallError, ToolCallsTooLargeError
 from .extras import citations, logprobs, references
@@ -137,8 +137,11 @@ class OpenAIChatDecoder:
         if self.end is not None:
             return []
         deltas: list[Delta] = []
-        is_whole = self._framer.is_between_events
-        delta = self._repeated.delta_of(data) if is_whole and self._joiner is None else None
+        delta = (
+            self._repeated.delta_of(data)
+            if self._framer.is_between_events and self._joiner is None
+            else None
+        )
         if delta is not None:
             self._add_delta(delta, deltas)
             return deltas
@@ -152,18 +155,18 @@ class OpenAIChatDecoder:
                 break
         else:
             if self._repeated.needs_template and deltas and isinstance(deltas[-1], TextDelta):
-                self._learn(data, item, is_whole=is_whole)
+                self._learn(data, item)
             if self._framer.overflowed:
                 self.end = UpstreamBroken("an event of the provider's answer is too long")
         return deltas if self._joiner is None else self._join_surrogates(self._joiner, deltas)
 
-    def _learn(self, data: bytes, item: Item, *, is_whole: bool) -> None:
+    def _learn(self, data: bytes, item: Item) -> None:
         """Use the last event as the template of later ones, if it has text and nothing else."""
         if isinstance(item, TextDelta) or item[0] or self._increments is not None:
             return
         text = wire.text_alone(item[1])
         if text:
-            self._repeated.learn(data, item[1], text, is_whole=is_whole)
+            self._repeated.learn(data, item[1], text)
 
     def eof(self) -> list[Delta]:
         """Handle the end of the body. A complete last event counts even without its blank line."""

@@ -22,8 +22,8 @@ from .. import errors
 from ..base import MAX_NAME_CHARS, Complete
 from ..finish_reasons import finish_reason
 from ..json import SurrogateJoiner, join_surrogates, loads, log_text
-from ..repeated import NUMBER, PADDING, Item, RepeatedEvent
-from ..sse import SSEFramer
+from ..repeated import NUMBER, PADDING, RepeatedEvent
+from ..sse import Item, SSEFramer
 from . import wire
 from .items import Items
 from .parts import Part
@@ -99,8 +99,7 @@ class OpenAIResponsesDecoder:
     def feed(self, data: bytes) -> list[Delta]:
         if self.end is not None:
             return []
-        is_whole = self._framer.is_between_events
-        delta = self._repeated.delta_of(data) if is_whole else None
+        delta = self._repeated.delta_of(data) if self._framer.is_between_events else None
         if delta is not None and self._repeated_part is not None and not self._joiner.halves:
             deltas: list[Delta] = []
             self._repeated_part.append(delta.text, deltas)
@@ -113,10 +112,10 @@ class OpenAIResponsesDecoder:
             self.end = UpstreamBroken("an event of the provider's answer is too long")
             return deltas + self._joiner.flush()
         if self._repeated.needs_template and deltas and _has_text(deltas[-1]):
-            self._learn(data, items[-1], is_whole=is_whole)
+            self._learn(data, items[-1])
         return deltas
 
-    def _learn(self, data: bytes, item: Item, *, is_whole: bool) -> None:
+    def _learn(self, data: bytes, item: Item) -> None:
         """Use the last event as the template of later ones, if it is a delta of text and nothing else."""
         if isinstance(item, TextDelta):
             return
@@ -125,7 +124,7 @@ class OpenAIResponsesDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         is_text = event.type in _DELTAS and event.delta and not event.logprobs
-        if is_text and self._repeated.learn(data, item[1], event.delta, is_whole=is_whole):
+        if is_text and self._repeated.learn(data, item[1], event.delta):
             self._repeated_event = event
 
     def eof(self) -> list[Delta]:
