@@ -161,6 +161,7 @@ MESSAGES_START = [
     b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
 ]
 STOP = b'data: {"type":"content_block_stop","index":0}\n\n'
+SECOND_START = MESSAGES_START[0].replace(b'"index":0', b'"index":1')
 
 
 def outcome(decoder, pieces):
@@ -200,6 +201,14 @@ def test_events_that_are_read_as_repeated_mean_what_their_json_means(new, events
         [],
     )
     @example([*MESSAGES_START, *map(delta_of_block, ("a", "b")), STOP, delta_of_block("c")], [], [])
+    @example(
+        [
+            *(*MESSAGES_START, delta_of_block("x"), STOP, SECOND_START),
+            *(delta_of_block(text, 1) for text in "abcd"),
+        ],
+        [],
+        [],
+    )
     @example([*MESSAGES_START, *map(delta_of_block, ("a", "b", "\\ud83d", "c", "\\ude42"))], [], [])
     @example([*responses_start(), *map(responses_text, "abc", (7, 8, 9))], [], [])
     @example(
