@@ -99,7 +99,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="take six minutes instead of nineteen")
+    size.add_argument("--quick", action="store_true", help="take about a third of the time")
     size.add_argument(
         "--tiny", action="store_true", help="take seconds, to test that everything works"
     )
