@@ -174,13 +174,15 @@ TINY = Plan(
     held_streams=(20, 80),
     held_tokens=(50, 150),
     flood_tokens=100_000,
+    # At 250 tokens a second, four pauses of the machine are needed to change a p99 of 375 gaps.
     crowd=Crowd(
         1,
-        settle_s=1.5,
-        window_s=1,
+        settle_s=1,
+        window_s=1.5,
         memory_window_s=2,
         max_log_bytes=2**18,
         memory_lasts=("channel",),
+        tokens_per_second=250,
     ),
     resume_samples=10,
     retained_streams=400,
