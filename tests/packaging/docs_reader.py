@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from docs_pages import ROOT
@@ -12,6 +13,7 @@ from docs_terminal import is_shown
 
 from command_process import command
 from tokenwire.cli.exit_codes import EXIT_INCOMPLETE
+from tokenwire_server.ledger.writer import WRITE_EVERY_S
 
 PACED = ("python watch.py", "python stop_run.py")
 """Programs that depend on the pace of the model `demo`. For all others it answers quickly."""
@@ -87,6 +89,8 @@ class Reader:
     def run(self, place, line, wanted):
         """Type a command. `wanted` is the output that the page shows."""
         self._usual_pace.touch() if line in PACED else self._usual_pace.unlink(missing_ok=True)
+        if re.match(r"tokenwire(-server)? usage", line):
+            time.sleep(4 * WRITE_EVERY_S)  # until streams that have just ended are recorded
         if re.match(
             r"tokenwire-(server|edge) serve(?!.*&$)", line
         ):  # in the foreground, until Ctrl-C
