@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,60 +14,70 @@ MAX_ACCEPTED = 64
 
 
 class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._requests: set[asyncio.Task[None]] = set()
-        self._accepted: asyncio.Queue[Any] = asyncio.Queue()
-        self._has_ended = False
+    """Requests calls from gRPC's core, and handles each one in the task that requested it."""
 
-    async def _server_main_loop(self, started: asyncio.Future[bool]) -> None:
-        try:
-            await super()._server_main_loop(started)
-        finally:
-            # Nothing handles the calls that were accepted but not returned yet. gRPC cancels each of them
-            # when its object is freed. Otherwise it would stay open until the end of the grace period.
-            self._has_ended = True
-            while not self._accepted.empty():
-                self._accepted.get_nowait()
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        thread_pool: Any,
+        generic_handlers: Sequence[Any],
+        interceptors: Sequence[Any],
+        *arguments: Any,
+    ) -> None:
+        self._own_loop = loop
+        self._handlers: list[Any] = []
+        self._own_interceptors = tuple(interceptors or ())
+        self._calls: set[asyncio.Task[None]] = set()
+        self._stopped: asyncio.Future[Any] = loop.create_future()
+        super().__init__(loop, thread_pool, generic_handlers, interceptors, *arguments)
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
+        self._handlers.extend(generic_rpc_handlers)
+        super().add_generic_rpc_handlers(generic_rpc_handlers)
 
     async def _request_call(self) -> Any:
-        """Return the next call. Raises gRPC's error when the server stops."""
-        while len(self._requests) < MAX_ACCEPTED:
-            request = asyncio.create_task(self._accept())
-            self._requests.add(request)
-            request.add_done_callback(self._requests.discard)
-        accepted = await self._accepted.get()
-        if isinstance(accepted, BaseException):
-            raise accepted
-        return accepted
+        """Accept and handle calls until the server stops, then raise gRPC's error. Its loop calls this once."""
+        for _ in range(MAX_ACCEPTED):
+            self._request()
+        return await self._stopped
 
-    async def _accept(self) -> None:
+    def _request(self) -> None:
+        task = asyncio.create_task(self._serve_next())
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _serve_next(self) -> None:
         try:
-            accepted = await super()._request_call()
+            state = await super()._request_call()
         except Exception as error:  # noqa: BLE001  # when the server stops, all fail; gRPC takes the first
-            accepted = error
-        # Now, not when this task is done: the loop that takes the accepted calls runs before that, and counts
-        # the requests to replace. After it has taken all of them, nothing would wake it to request others.
-        self._requests.discard(asyncio.current_task())
-        if not self._has_ended:
-            self._accepted.put_nowait(accepted)
+            if not self._stopped.done():
+                self._stopped.set_exception(error)
+            return
+        self._request()
+        loop = self._own_loop
+        call = cygrpc._handle_rpc(self._handlers, self._own_interceptors, state, loop, False)
+        await cygrpc._schedule_rpc_coro(call, state, loop)
 
 
 @contextmanager
 def accepting_many() -> Iterator[None]:
     """Let a server that is created within the block accept up to MAX_ACCEPTED calls at once.
 
-    grpc.aio requests one call from gRPC's core, waits for it, and then requests the next one. Each call takes
-    two or three turns of the event loop. If a turn takes 5 ms, a server accepts at most 100 calls per second.
-    All others wait, also those that would be refused. On a busy machine, at twice this rate, calls waited for
-    6 s, while events of open streams were hardly late (grpcio 1.83).
+    grpc.aio requests one call from gRPC's core, waits for it, creates its tasks, and then requests the next
+    one. Each call takes two or three turns of the event loop. If a turn takes 5 ms, a server accepts at most
+    100 calls per second. All others wait, also those that would be refused. On a busy machine, at twice this
+    rate, calls waited for 6 s, while events of open streams were hardly late (grpcio 1.83).
+
+    Here several calls are requested at once. The task that requested a call also handles it, which takes
+    two turns less than to pass the call to gRPC's loop.
 
     This needs `drained_wakeups`. Without it, the loop learns of one accepted call in each turn.
 
     A version of gRPC that accepts calls in another way ignores this, and nothing changes.
     """
     create = cygrpc.AioServer
-    cygrpc.AioServer = _AcceptingServer
+    if hasattr(cygrpc, "_handle_rpc") and hasattr(cygrpc, "_schedule_rpc_coro"):
+        cygrpc.AioServer = _AcceptingServer
     try:
         yield
     finally:
