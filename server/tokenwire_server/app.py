@@ -236,7 +236,8 @@ async def serve(
         if otel is not None:
             observers += otel.observers
         estimator = Estimator(book, tokenizers, providers, settings.limits)
-        retries, pacing = Retries(settings.retries), ReadPacing(settings.overload)
+        retries = Retries(settings.retries)
+        pacing = ReadPacing(settings.overload, registry.connections.backlog.waiting_s)
         routing = Routing(
             settings.limits, retries, breakers, estimator, pacing, filters, moderation
         )
@@ -265,7 +266,7 @@ async def serve(
             settings.overload,
             lambda: streams.live_count,
             has_tenants,
-            waiting_s=registry.connections.backlog.waiting_s,
+            delay_s=pacing.delay_s,
         )
 
         def revoked(key_prefix: str) -> None:

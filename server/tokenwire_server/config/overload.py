@@ -12,15 +12,15 @@ class OverloadConfig(Section):
     """
 
     max_lag_s: SecondsOrZero = 0.01
-    """Maximum lag of the event loop, in seconds: how late its timers run, or by how much longer than
-    `max_pause_s` an answer waits to be decoded, as the median of about ten samples in `interval_s`. Above it,
-    fewer chats may be open, and the next ones get OVERLOADED. A single pause does not count. 0 turns the
-    limit off."""
+    """Maximum lag of the event loop, in seconds: how late its timers run, as the median of about ten samples
+    in `interval_s`. Above it, fewer chats may be open, and the next ones get OVERLOADED. A single pause does
+    not count. 0 turns the limit off."""
     interval_s: Seconds = 1.0
-    """Seconds between two decisions. If the event loop was late, the limit on open chats is set to 5 to 25 %
-    less than there are. If it was on time and a chat was refused, the limit rises by 3 or 12 %."""
-    max_pause_s: PauseSeconds = 0.1
+    """Seconds between two decisions. If the event loop was late, the limit on open chats is set up to 25 %
+    lower than their number. If it was on time and a chat was refused, the limit rises by up to 4 %."""
+    max_pause_s: PauseSeconds = 0.08
     """Maximum time, in seconds, for which a busy server lets the tokens of a stream collect before it reads
-    the next ones. It begins at a quarter of `max_lag_s`. 0, or a `max_lag_s` of 0, turns it off."""
+    them. It begins at a quarter of `max_lag_s`. If they collect for longer, new chats are refused, as
+    they are above `max_lag_s`. 0, or a `max_lag_s` of 0, turns it off."""
     min_chats: Count = 20
     """Number of chats that may always be open at once, whatever the lag is."""

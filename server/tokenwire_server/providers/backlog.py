@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-MAX_TURN_BYTES = 8 * 1024
+MAX_TURN_BYTES = 4 * 1024
 """Bytes that all answers together decode in one turn of the event loop, besides what just arrived."""
 
 

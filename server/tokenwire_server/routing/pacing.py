@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from ..config import OverloadConfig
 
-SAMPLES = 7
+SAMPLES = 5
 """Number of samples whose median counts. A single pause of the loop, however long, is one sample."""
-LAGS_PER_PAUSE = 8
-"""The pause grows by this much for each second of lag beyond the lag without a pause."""
+MAX_RISE_S = 0.01
+"""How much the pause may rise with one sample."""
 
 
 class ReadPacing:
-    """The pause of each stream between two reads, which grows with the lag of the event loop.
+    """The pause of each stream between two reads, which follows the lag of the event loop.
 
-    Most of the CPU time of a token is that of one read and one write, and these cost about the same for
-    several tokens. With pauses, a busy server reads several tokens at once. It can then serve more streams,
-    and the turns of its event loop get shorter. New calls benefit most, because they need several turns. With
-    76 streams/s of 300 tokens on one core, the median time to the first token was 340 ms without a pause and
-    15 ms with a pause of 80 ms; the gaps between tokens were equally long.
+    A token costs less if it is read and written together with others. With pauses, a busy server reads
+    several tokens at once. It can then serve more streams, and the turns of its event loop get shorter. New
+    calls benefit most, because they need several turns.
 
-    There is no pause up to a quarter of `max_lag_s`, the lag at which new chats are refused.
+    The pause rises while the lag is above a quarter of `max_lag_s`, and falls while it is below, so the lag
+    stays there. A pause in proportion to the lag would keep the lag high: in an overload, a turn of the loop
+    took twice as long with it.
+
+    `waiting_s` returns for how many seconds an answer has waited to be decoded after its pause.
     """
 
-    __slots__ = ("_lags", "_lowest_s", "_max_pause_s", "pause_s")
+    __slots__ = ("_lags_s", "_max_pause_s", "_usual_s", "_waiting_s", "pause_s")
 
-    def __init__(self, config: OverloadConfig) -> None:
+    def __init__(
+        self, config: OverloadConfig, waiting_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._max_pause_s = config.max_pause_s if config.max_lag_s else 0.0
-        self._lowest_s = config.max_lag_s / 4
-        self._lags: deque[float] = deque(maxlen=SAMPLES)
+        self._usual_s = config.max_lag_s / 4
+        self._waiting_s = waiting_s
+        self._lags_s: deque[float] = deque(maxlen=SAMPLES)
         self.pause_s = 0.0
         """Seconds to wait after a read of content. Usually zero."""
 
     def observe(self, lag_s: float) -> None:
         """Take a sample of the event loop's lag, see `sample_lag`."""
-        self._lags.append(lag_s)
-        median_s = sorted(self._lags)[len(self._lags) // 2]
-        pause_s = LAGS_PER_PAUSE * (median_s - self._lowest_s)
-        self.pause_s = min(self._max_pause_s, max(0.0, pause_s))
+        self._lags_s.append(lag_s)
+        median_s = sorted(self._lags_s)[len(self._lags_s) // 2]
+        changed_s = self.pause_s + min(median_s - self._usual_s, MAX_RISE_S)
+        self.pause_s = max(0.0, min(changed_s, self._max_pause_s))
+
+    def delay_s(self) -> float:
+        """Return how many seconds tokens collect before they are read: the pause and the wait after it."""
+        return self.pause_s + self._waiting_s()

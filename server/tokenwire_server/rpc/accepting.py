@@ -36,7 +36,7 @@ class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]
         super().add_generic_rpc_handlers(generic_rpc_handlers)
 
     async def _request_call(self) -> Any:
-        """Accept and handle calls until the server stops, then raise gRPC's error. Its loop calls this once."""
+        """Accept and handle calls until the server stops, then raise gRPC's error. gRPC calls this once."""
         for _ in range(MAX_ACCEPTED):
             self._request()
         return await self._stopped

@@ -1,9 +1,12 @@
-"""The pause between two reads of a stream, for a lag of the event loop."""
+"""The pause between two reads of a stream, for lags of the event loop."""
 
 import pytest
 
 from tokenwire_server.config import OverloadConfig
-from tokenwire_server.routing.pacing import SAMPLES, ReadPacing
+from tokenwire_server.routing.pacing import MAX_RISE_S, SAMPLES, ReadPacing
+
+USUAL_S = OverloadConfig().max_lag_s / 4
+MAX_PAUSE_S = OverloadConfig().max_pause_s
 
 
 def pause_after(*lags_s, **config):
@@ -15,17 +18,41 @@ def pause_after(*lags_s, **config):
 
 def test_a_server_on_time_reads_without_a_pause():
     assert pause_after() == 0
-    assert pause_after(*[0.0025] * SAMPLES) == 0
+    assert pause_after(*[USUAL_S] * 100) == 0
 
 
 def test_a_single_long_pause_of_the_loop_changes_nothing():
     assert pause_after(*[0.001] * 4, 5.0, *[0.001] * 2) == 0
 
 
-def test_the_pause_rises_with_the_lag_to_its_maximum_and_falls_with_it():
-    pauses = [pause_after(*[lag_s] * SAMPLES) for lag_s in (0.003, 0.005, 0.01, 0.02, 9)]
-    assert pauses == pytest.approx([0.004, 0.02, 0.06, 0.1, 0.1])
-    assert pause_after(*[9] * 20, *[0.001] * SAMPLES) == 0
+def test_the_pause_rises_with_each_sample_while_the_loop_is_late():
+    assert pause_after(*[USUAL_S + 0.001] * 10) == pytest.approx(0.01)
+    assert pause_after(*[9] * 3) == pytest.approx(3 * MAX_RISE_S)
+    assert pause_after(*[9] * 100) == MAX_PAUSE_S
+
+
+def test_the_pause_falls_to_nothing_within_seconds_when_the_loop_is_on_time_again():
+    late = [9] * 100
+    assert 0 < pause_after(*late, *[0.0] * SAMPLES) < MAX_PAUSE_S
+    assert pause_after(*late, *[0.0] * 40) == 0
+
+
+def test_the_pause_settles_where_the_lag_is_a_quarter_of_its_maximum():
+    """In this model, the lag falls from 9 ms without a pause by 1 ms for each 10 ms of it."""
+    pacing = ReadPacing(OverloadConfig())
+    lags_s = []
+    for _ in range(200):
+        lags_s.append(max(0.0, 0.009 - pacing.pause_s / 10))
+        pacing.observe(lags_s[-1])
+    assert lags_s[-20:] == pytest.approx([USUAL_S] * 20, abs=0.0002)
+    assert pacing.pause_s == pytest.approx(0.065, abs=0.002)
+
+
+def test_tokens_collect_for_the_pause_and_for_the_wait_after_it():
+    pacing = ReadPacing(OverloadConfig(), waiting_s=lambda: 0.03)
+    for _ in range(100):
+        pacing.observe(9)
+    assert pacing.delay_s() == MAX_PAUSE_S + 0.03
 
 
 @pytest.mark.parametrize("off", [{"max_pause_s": 0}, {"max_lag_s": 0}])
