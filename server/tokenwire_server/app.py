@@ -314,8 +314,10 @@ async def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        lag_metric = [metrics.loop_lag.observe] if metrics else []
-        lag = sample_lag(pacing.observe, load.observe, *lag_metric)
+        of_lag: list[Callable[[float], None]] = [pacing.observe, load.observe]
+        if metrics is not None:
+            of_lag.append(metrics.samples_of(pacing.delay_s))
+        lag = sample_lag(*of_lag)
         stack.callback(tasks.create_task(lag, name="event loop lag").cancel)
         ready(f"{settings.listen.rpartition(':')[0]}:{port}")
         clean_stop = await server.serve(stop.requested)

@@ -91,7 +91,7 @@ def read_at_scrapes(
         ("tokenwire_streams_open", "Streams that generate.", lambda: streams.live_count),
         (
             "tokenwire_overload_chat_limit",
-            "Chats that may be open at once because of the event loop's lag.",
+            "Chats that may be open at once because the event loop has too much work.",
             lambda: load.limit,
         ),
         ("tokenwire_readers", "Calls that read streams.", lambda: streams.reader_count),

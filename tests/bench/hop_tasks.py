@@ -85,7 +85,7 @@ def attempting() -> Loop:
             Route(provider, "m", None),
             rough_estimate(REQUEST),
             Limits(),
-            ReadPacing(OverloadConfig()),
+            ReadPacing(OverloadConfig(), lambda: 0.0),
             started=0.0,
         )
         log = new_log()

@@ -18,6 +18,8 @@ from tokenwire_server.ledger.writer import WRITE_EVERY_S
 PACED = ("python watch.py", "python stop_run.py")
 """Programs that depend on the pace of the model `demo`. For all others it answers quickly."""
 
+RECORDED_WITHIN_S = 10
+
 
 def copy_of_the_clone(folder):
     """Copy what the commands use, with an environment in which nothing has to be installed."""
@@ -89,8 +91,6 @@ class Reader:
     def run(self, place, line, wanted):
         """Type a command. `wanted` is the output that the page shows."""
         self._usual_pace.touch() if line in PACED else self._usual_pace.unlink(missing_ok=True)
-        if re.match(r"tokenwire(-server)? usage", line):
-            time.sleep(4 * WRITE_EVERY_S)  # until streams that have just ended are recorded
         if re.match(
             r"tokenwire-(server|edge) serve(?!.*&$)", line
         ):  # in the foreground, until Ctrl-C
@@ -101,6 +101,13 @@ class Reader:
         else:
             began = len(self._terminal.shown)
             code, shown = self._terminal.run(line)
+            if re.match(
+                r"tokenwire(-server)? usage", line
+            ):  # until streams that just ended are recorded
+                end = time.monotonic() + RECORDED_WITHIN_S
+                while not is_shown(wanted, shown) and time.monotonic() < end:
+                    time.sleep(WRITE_EVERY_S)
+                    code, shown = self._terminal.run(line)
         if line.endswith("&"):
             self._terminal.wait_for(wanted.strip(), began)
             return

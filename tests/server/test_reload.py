@@ -50,7 +50,11 @@ def parts(database):
         router=Router(registry, {}),
         book=book,
         routing=Routing(
-            limits, Retries(RetryConfig()), breakers, estimator, ReadPacing(OverloadConfig())
+            limits,
+            Retries(RetryConfig()),
+            breakers,
+            estimator,
+            ReadPacing(OverloadConfig(), lambda: 0.0),
         ),
         limiter=MemoryLimiter({}),
         spend=SpendLimiter({}),

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 MIN_SAMPLES = 5
 """Minimum number of samples in an interval. A single pause, however long, is one sample."""
 LOWEST_FACTOR, HIGHEST_FACTOR = 0.75, 1.04
-"""The limit is multiplied at least and at most by these factors in an interval. If another process has taken
-the CPU for a moment, the limit recovers within seconds."""
+"""The limit is multiplied at least and at most by these factors in an interval. When another process takes
+the CPU for a moment, the limit falls once, and recovers within ten seconds."""
 DELAY_EXPONENT = 0.25
 """The load is the delay of tokens, as a share of its maximum, to this power. Near the capacity of the event
 loop, a few more chats make the delay much longer: it grows as 1 / (1 - utilization)."""
@@ -71,14 +71,6 @@ class ChatLimit:
         lowered = max(self._config.min_chats, int(open_count * _factor(load)))
         if lowered >= (open_count if self.limit is None else self.limit):
             return
-        if self.limit is None:
-            logger.warning(
-                "overload: with %d open chats the event loop has %.2f times the work that it can do in "
-                "time; new ones are refused while %d or more are open",
-                open_count,
-                load,
-                lowered,
-            )
         self.limit = lowered
 
     def _increase(self, load: float, limit: int) -> None:
@@ -105,11 +97,11 @@ def _factor(load: float) -> float:
 class LoadControl:
     """Counts the open chats, and refuses new ones while the event loop has too much work.
 
-    The load is 1 if the loop is late by `max_lag_s`, or if tokens collect for `max_pause_s` before they are
-    read. While many answers wait to be decoded, each turn of the loop is short, and its timers are on time
-    although it has too much work. `delay_s` returns for how long tokens collect, see `ReadPacing`.
-    `stream_count` returns the number of streams that generate. While `has_tenants` returns True, tenants
-    share the limit, see `SharedBound`.
+    The load is 1 if the loop is late by `max_lag_s`, or if tokens collect for the sum of `max_pause_s` and
+    `max_lag_s` before they are read. While many answers wait to be decoded, each turn of the loop is short,
+    and its timers are on time although it has too much work. `delay_s` returns how long tokens collect, see
+    `ReadPacing`. `stream_count` returns the number of streams that generate. While `has_tenants` returns
+    True, tenants share the limit, see `SharedBound`.
     """
 
     def __init__(
@@ -118,30 +110,40 @@ class LoadControl:
         stream_count: Callable[[], int],
         has_tenants: Callable[[], bool],
         *,
-        delay_s: Callable[[], float] = lambda: 0.0,
+        delay_s: Callable[[], float],
     ) -> None:
         self._delay_s = delay_s
         self._max_lag_s = config.max_lag_s
-        self._max_delay_s = max(config.max_pause_s, config.max_lag_s)
+        self._max_delay_s = config.max_pause_s + config.max_lag_s
         self._limit = ChatLimit(config)
         self._stream_count = stream_count
         self._open = SharedBound(0, has_tenants)
 
     @property
     def limit(self) -> float:
-        """How many chats may be open at once because of the lag. Infinite while there is no such limit."""
+        """How many chats may be open at once, from the load. Infinite while there is no such limit."""
         return math.inf if self._limit.limit is None else self._limit.limit
 
     def observe(self, lag_s: float) -> None:
         """Take a sample of the event loop's lag, see `sample_lag`."""
         if not self._max_lag_s:
             return
-        delay = self._delay_s() / self._max_delay_s
+        delay_s, limit_before = self._delay_s(), self._limit.limit
+        delay = delay_s / self._max_delay_s
         load = max(lag_s / self._max_lag_s, delay**DELAY_EXPONENT)
         # Only chats that have both a call and a stream count. A caller that opens and resets thousands of
         # calls would otherwise keep out all others. Streams without a call do not end if chats are refused.
         open_count = min(self._open.used, self._stream_count())
         self._limit.observe(load, SAMPLE_EVERY_S + lag_s, open_count)
+        if limit_before is None and self._limit.limit is not None:
+            logger.warning(
+                "overload: with %d open chats the event loop is late by %.0f ms and tokens wait for %.0f ms; "
+                "new chats are refused while %d or more are open",
+                open_count,
+                lag_s * 1000,
+                delay_s * 1000,
+                self._limit.limit,
+            )
 
     def admitted(self, caller: Caller) -> Place:
         """Count a call as an open chat during the block. Raises Overloaded if none may be opened now.
@@ -158,7 +160,7 @@ class LoadControl:
         chats.bound = limit
         if not chats.may_take(tenant):
             self._limit.refused()
-            why = "its event loop is late"
+            why = "its event loop has too much work"
             if not chats.is_full:
                 why = f"{why}, and this tenant has its share of the open chats"
             raise Overloaded(why, limit=self._max_lag_s, limit_name="max_lag_s")

@@ -17,10 +17,12 @@ class OverloadConfig(Section):
     not count. 0 turns the limit off."""
     interval_s: Seconds = 1.0
     """Seconds between two decisions. If the event loop was late, the limit on open chats is set up to 25 %
-    lower than their number. If it was on time and a chat was refused, the limit rises by up to 4 %."""
+    lower than their number. If it was on time and a chat was refused, the limit rises by up to 4 %, but at
+    least by 1."""
     max_pause_s: PauseSeconds = 0.08
-    """Maximum time, in seconds, for which a busy server lets the tokens of a stream collect before it reads
-    them. It begins at a quarter of `max_lag_s`. If they collect for longer, new chats are refused, as
-    they are above `max_lag_s`. 0, or a `max_lag_s` of 0, turns it off."""
+    """Maximum pause, in seconds, between two reads of a stream while the server is busy. There are pauses
+    while the lag is above a quarter of `max_lag_s`. If tokens collect for longer than the sum of both
+    settings before they are read, new chats are refused, too. 0, or a `max_lag_s` of 0, turns the pauses
+    off."""
     min_chats: Count = 20
     """Number of chats that may always be open at once, whatever the lag is."""

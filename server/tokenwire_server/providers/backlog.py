@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 
 MAX_TURN_BYTES = 4 * 1024
-"""Bytes that all answers together decode in one turn of the event loop, besides what just arrived."""
+"""Bytes that all answers together decode in one turn of the event loop, besides what just arrived. The piece
+that passes this number is decoded too."""
 
 
 class Backlog:

@@ -9,8 +9,11 @@ from ..config import OverloadConfig
 
 SAMPLES = 5
 """Number of samples whose median counts. A single pause of the loop, however long, is one sample."""
-MAX_RISE_S = 0.01
-"""How much the pause may rise with one sample."""
+MAX_RISE_S, FALL_S = 0.01, 0.0025
+"""How much the pause may rise with one sample, and falls at least if the lag is below half of its target."""
+SHORT_PAUSE_S = 0.01
+"""The pause is not longer than this while no answer waits to be decoded: then the reads are not why the loop
+is late. A machine that is busy with other work also delays its timers."""
 
 
 class ReadPacing:
@@ -20,20 +23,18 @@ class ReadPacing:
     several tokens at once. It can then serve more streams, and the turns of its event loop get shorter. New
     calls benefit most, because they need several turns.
 
-    The pause rises while the lag is above a quarter of `max_lag_s`, and falls while it is below, so the lag
-    stays there. A pause in proportion to the lag would keep the lag high: in an overload, a turn of the loop
-    took twice as long with it.
+    The pause rises while the lag is above its target, a quarter of `max_lag_s`, and falls while it is below.
+    So it settles where the lag has its target. A pause in proportion to the lag would keep the lag higher:
+    in an overload, a turn of the loop took twice as long with it.
 
     `waiting_s` returns for how many seconds an answer has waited to be decoded after its pause.
     """
 
-    __slots__ = ("_lags_s", "_max_pause_s", "_usual_s", "_waiting_s", "pause_s")
+    __slots__ = ("_lags_s", "_max_pause_s", "_target_s", "_waiting_s", "pause_s")
 
-    def __init__(
-        self, config: OverloadConfig, waiting_s: Callable[[], float] = lambda: 0.0
-    ) -> None:
+    def __init__(self, config: OverloadConfig, waiting_s: Callable[[], float]) -> None:
         self._max_pause_s = config.max_pause_s if config.max_lag_s else 0.0
-        self._usual_s = config.max_lag_s / 4
+        self._target_s = config.max_lag_s / 4
         self._waiting_s = waiting_s
         self._lags_s: deque[float] = deque(maxlen=SAMPLES)
         self.pause_s = 0.0
@@ -43,8 +44,12 @@ class ReadPacing:
         """Take a sample of the event loop's lag, see `sample_lag`."""
         self._lags_s.append(lag_s)
         median_s = sorted(self._lags_s)[len(self._lags_s) // 2]
-        changed_s = self.pause_s + min(median_s - self._usual_s, MAX_RISE_S)
-        self.pause_s = max(0.0, min(changed_s, self._max_pause_s))
+        change_s = min(median_s - self._target_s, MAX_RISE_S)
+        if median_s < self._target_s / 2:
+            change_s = -max(FALL_S, -change_s)
+        elif change_s > 0 and not self._waiting_s():
+            change_s = min(change_s, max(0.0, SHORT_PAUSE_S - self.pause_s))
+        self.pause_s = max(0.0, min(self.pause_s + change_s, self._max_pause_s))
 
     def delay_s(self) -> float:
         """Return how many seconds tokens collect before they are read: the pause and the wait after it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,18 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 MAX_ACCEPTED = 64
 """Calls that are accepted at once. Accepting them takes a few turns of the event loop."""
+_SIGNATURES = {
+    "_handle_rpc": "generic_handlers interceptors rpc_state loop concurrency_exceeded",
+    "_schedule_rpc_coro": "rpc_coro rpc_state loop",
+}
+"""The functions of gRPC that handle a call, with their parameters in grpcio 1.83."""
 
 
 class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]
-    """Requests calls from gRPC's core, and handles each one in the task that requested it."""
+    """Requests calls from gRPC's core, and handles each one in the task that requested it.
+
+    It does not implement `maximum_concurrent_rpcs`.
+    """
 
     def __init__(
         self,
@@ -51,12 +60,22 @@ class _AcceptingServer(cygrpc.AioServer):  # type: ignore[misc]
             state = await super()._request_call()
         except Exception as error:  # noqa: BLE001  # when the server stops, all fail; gRPC takes the first
             if not self._stopped.done():
-                self._stopped.set_exception(error)
+                # Without its traceback, which refers to this frame, and so to the server.
+                self._stopped.set_exception(error.with_traceback(None))
             return
-        self._request()
+        self._request()  # while the server stops, too: then the core ends the calls that wait
         loop = self._own_loop
         call = cygrpc._handle_rpc(self._handlers, self._own_interceptors, state, loop, False)
         await cygrpc._schedule_rpc_coro(call, state, loop)
+
+
+def _is_known() -> bool:
+    """Return whether this version of gRPC handles calls with the functions in _SIGNATURES."""
+    return all(
+        hasattr(cygrpc, name)
+        and " ".join(inspect.signature(getattr(cygrpc, name)).parameters) == parameters
+        for name, parameters in _SIGNATURES.items()
+    )
 
 
 @contextmanager
@@ -69,14 +88,15 @@ def accepting_many() -> Iterator[None]:
     rate, calls waited for 6 s, while events of open streams were hardly late (grpcio 1.83).
 
     Here several calls are requested at once. The task that requested a call also handles it, which takes
-    two turns less than to pass the call to gRPC's loop.
+    two turns fewer than passing the call to gRPC's loop.
 
     This needs `drained_wakeups`. Without it, the loop learns of one accepted call in each turn.
 
-    A version of gRPC that accepts calls in another way ignores this, and nothing changes.
+    If gRPC's functions that this calls have other parameters, nothing changes: gRPC accepts one call after
+    the other.
     """
     create = cygrpc.AioServer
-    if hasattr(cygrpc, "_handle_rpc") and hasattr(cygrpc, "_schedule_rpc_coro"):
+    if _is_known():
         cygrpc.AioServer = _AcceptingServer
     try:
         yield

@@ -162,6 +162,12 @@ class Metrics:
             (),
             LAG_S,
         )
+        self.read_delay = self._histogram(
+            "tokenwire_read_delay_seconds",
+            "How long tokens collect before they are read, sampled every 100 ms. Usually 0.",
+            (),
+            LAG_S,
+        )
         self.reloads = self._counter(
             "tokenwire_config_reloads_total",
             "Reloads of the configuration after SIGHUP: `success` or `failure`.",
@@ -246,6 +252,15 @@ class Metrics:
     def limit_reached(self, name: str) -> None:
         """Count that a limit of the server was reached."""
         self.limits_reached.labels(name).inc()
+
+    def samples_of(self, delay_s: Callable[[], float]) -> Callable[[float], None]:
+        """Return a function that takes samples of the event loop's lag. `delay_s` returns the read delay."""
+
+        def observe(lag_s: float) -> None:
+            self.loop_lag.observe(lag_s)
+            self.read_delay.observe(delay_s())
+
+        return observe
 
     def filter_acted(self, name: str, action: str, count: int) -> None:
         """Count what a content filter did."""

@@ -8,6 +8,7 @@ import pytest
 from tokenwire_server.chats.load import CALM_S, MIN_SAMPLES, ChatLimit, LoadControl
 from tokenwire_server.config import OverloadConfig
 from tokenwire_server.errors import Overloaded
+from tokenwire_server.routing.pacing import ReadPacing
 from tokenwire_server.tenants.caller import Caller
 
 MAX_LAG_S = 0.02
@@ -91,6 +92,15 @@ def test_the_limit_rises_only_while_chats_are_refused():
     assert limit.limit == 82
 
 
+def test_the_limit_rises_less_near_the_maximum_of_the_load():
+    limit = ChatLimit(OverloadConfig())
+    observe(limit, HIGH, 1000)
+    assert limit.limit == 750
+    limit.refused()
+    observe(limit, 0.95, 750)
+    assert limit.limit == 769
+
+
 def test_the_limit_ends_after_a_minute_without_too_much_work_and_refusals():
     limit = limited()
     observe(limit, LOW, 70, intervals=int(CALM_S) - 2)
@@ -134,8 +144,8 @@ def test_in_an_overload_the_server_stays_near_its_capacity(lasts_s, overload, me
             loads.append(lag_s / MAX_LAG_S)
         else:
             utilization = min(0.999, 0.9 + 0.9 * excess)
-            delays_s.append(config.max_pause_s * 0.1 / (1 - utilization))
-            loads.append(delays_s[-1] / config.max_pause_s)
+            delays_s.append((config.max_pause_s + MAX_LAG_S) * 0.1 / (1 - utilization))
+            loads.append(delays_s[-1] / (config.max_pause_s + MAX_LAG_S))
         control.observe(lag_s)
         open_counts.append(len(opened))
     settled = len(open_counts) // 2
@@ -178,7 +188,7 @@ def test_a_place_is_free_again_when_a_chat_has_ended():
 
 
 def test_chats_are_refused_while_tokens_collect_for_too_long_although_timers_are_on_time():
-    delays_s = [OverloadConfig().max_pause_s]
+    delays_s = [OverloadConfig().max_pause_s + MAX_LAG_S]
     control = late_control(False, delay_s=lambda: delays_s[0])
     opened(control, 100, "acme")
     observe_lag(control, ON_TIME_S)
@@ -199,6 +209,17 @@ def test_without_pauses_tokens_may_wait_as_long_as_the_loop_may_be_late():
     delays_s[0] *= 2
     observe_lag(control, ON_TIME_S)
     assert control.limit == 91
+
+
+def test_a_machine_that_delays_each_timer_by_3_ms_refuses_nothing():
+    config = OverloadConfig()
+    pacing = ReadPacing(config, waiting_s=lambda: 0.002)
+    control = LoadControl(config, lambda: 100, lambda: False, delay_s=pacing.delay_s)
+    opened(control, 100, "acme")
+    for _ in range(600):
+        pacing.observe(0.003)
+        control.observe(0.003)
+    assert control.limit == math.inf
 
 
 def test_a_tenant_with_many_chats_leaves_places_for_another():

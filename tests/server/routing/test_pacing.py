@@ -3,14 +3,14 @@
 import pytest
 
 from tokenwire_server.config import OverloadConfig
-from tokenwire_server.routing.pacing import MAX_RISE_S, SAMPLES, ReadPacing
+from tokenwire_server.routing.pacing import MAX_RISE_S, SAMPLES, SHORT_PAUSE_S, ReadPacing
 
 USUAL_S = OverloadConfig().max_lag_s / 4
 MAX_PAUSE_S = OverloadConfig().max_pause_s
 
 
-def pause_after(*lags_s, **config):
-    pacing = ReadPacing(OverloadConfig(**config))
+def pause_after(*lags_s, waiting_s=0.01, **config):
+    pacing = ReadPacing(OverloadConfig(**config), lambda: waiting_s)
     for lag_s in lags_s:
         pacing.observe(lag_s)
     return pacing.pause_s
@@ -37,9 +37,17 @@ def test_the_pause_falls_to_nothing_within_seconds_when_the_loop_is_on_time_agai
     assert pause_after(*late, *[0.0] * 40) == 0
 
 
+def test_the_pause_falls_within_seconds_whatever_lag_is_allowed():
+    assert pause_after(*[9] * 100, *[0.0] * 40, max_lag_s=0.001) == 0
+
+
+def test_the_pause_stays_short_while_no_answer_waits_to_be_decoded():
+    assert pause_after(*[0.003] * 1000, waiting_s=0.0) == pytest.approx(SHORT_PAUSE_S)
+
+
 def test_the_pause_settles_where_the_lag_is_a_quarter_of_its_maximum():
     """In this model, the lag falls from 9 ms without a pause by 1 ms for each 10 ms of it."""
-    pacing = ReadPacing(OverloadConfig())
+    pacing = ReadPacing(OverloadConfig(), lambda: 0.01)
     lags_s = []
     for _ in range(200):
         lags_s.append(max(0.0, 0.009 - pacing.pause_s / 10))
@@ -49,7 +57,7 @@ def test_the_pause_settles_where_the_lag_is_a_quarter_of_its_maximum():
 
 
 def test_tokens_collect_for_the_pause_and_for_the_wait_after_it():
-    pacing = ReadPacing(OverloadConfig(), waiting_s=lambda: 0.03)
+    pacing = ReadPacing(OverloadConfig(), lambda: 0.03)
     for _ in range(100):
         pacing.observe(9)
     assert pacing.delay_s() == MAX_PAUSE_S + 0.03

@@ -62,7 +62,7 @@ class Streams:
         self.cache = ResponseCache.within(limits)
         observers = (Settlement(), self.cache, *observers)
         self.breakers = Breakers(BreakerConfig()) if breakers is None else breakers
-        self.pacing = ReadPacing(OverloadConfig())
+        self.pacing = ReadPacing(OverloadConfig(), lambda: 0.0)
         retrying = Retries(retries or NO_RETRIES)
         routing = Routing(limits, retrying, self.breakers, self.estimator, self.pacing)
         self.routing = routing
@@ -120,7 +120,7 @@ def new_chats(router, limits, tasks, *, limiter, spend, estimator, observers=())
     """Return the chats of a process, and the host of their streams, as `app` composes them."""
     directory, cache = StreamDirectory(), ResponseCache.within(limits)
     observers = (Settlement(), cache, *observers)
-    pacing = ReadPacing(OverloadConfig())
+    pacing = ReadPacing(OverloadConfig(), lambda: 0.0)
     breakers = Breakers(BreakerConfig())
     routing = Routing(limits, Retries(NO_RETRIES), breakers, estimator, pacing)
     host = StreamHost(tasks, directory, routing, observers)
