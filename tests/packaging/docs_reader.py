@@ -15,10 +15,12 @@ from command_process import command
 from tokenwire.cli.exit_codes import EXIT_INCOMPLETE
 from tokenwire_server.ledger.writer import WRITE_EVERY_S
 
-PACED = ("python watch.py", "python stop_run.py")
-"""Programs that depend on the pace of the model `demo`. For all others it answers quickly."""
-
-RECORDED_WITHIN_S = 10
+PACED = re.compile(r"python (watch|stop_run)\.py|curl -sN \S+/v1/chat/stream -H")
+"""Commands that depend on the pace of the model `demo`. For all others it answers quickly."""
+REPEATED = re.compile(r"tokenwire(-server)? usage|curl -sN \S+/v1/chat/stream -H")
+"""Commands that are repeated until they show what the page does: the records of streams that have just ended,
+which are written within WRITE_EVERY_S, and events of single tokens, which a busy machine joins."""
+REPEATED_FOR_S = 20
 
 
 def copy_of_the_clone(folder):
@@ -90,7 +92,7 @@ class Reader:
 
     def run(self, place, line, wanted):
         """Type a command. `wanted` is the output that the page shows."""
-        self._usual_pace.touch() if line in PACED else self._usual_pace.unlink(missing_ok=True)
+        self._usual_pace.touch() if PACED.match(line) else self._usual_pace.unlink(missing_ok=True)
         if re.match(
             r"tokenwire-(server|edge) serve(?!.*&$)", line
         ):  # in the foreground, until Ctrl-C
@@ -101,13 +103,10 @@ class Reader:
         else:
             began = len(self._terminal.shown)
             code, shown = self._terminal.run(line)
-            if re.match(
-                r"tokenwire(-server)? usage", line
-            ):  # until streams that just ended are recorded
-                end = time.monotonic() + RECORDED_WITHIN_S
-                while not is_shown(wanted, shown) and time.monotonic() < end:
-                    time.sleep(WRITE_EVERY_S)
-                    code, shown = self._terminal.run(line)
+            end = time.monotonic() + REPEATED_FOR_S
+            while REPEATED.match(line) and not is_shown(wanted, shown) and time.monotonic() < end:
+                time.sleep(WRITE_EVERY_S)
+                code, shown = self._terminal.run(line)
         if line.endswith("&"):
             self._terminal.wait_for(wanted.strip(), began)
             return
