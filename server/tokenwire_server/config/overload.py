@@ -21,7 +21,7 @@ class OverloadConfig(Section):
     least by 1."""
     max_pause_s: PauseSeconds = 0.08
     """Maximum pause, in seconds, between two reads of a stream while the server is busy. There are pauses
-    while the lag is above a quarter of `max_lag_s`. If tokens collect for longer than the sum of both
+    while the lag is above a fifth of `max_lag_s`. If tokens collect for longer than the sum of both
     settings before they are read, new chats are refused, too. 0, or a `max_lag_s` of 0, turns the pauses
     off."""
     min_chats: Count = 20

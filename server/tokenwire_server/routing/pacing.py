@@ -23,7 +23,7 @@ class ReadPacing:
     several tokens at once. It can then serve more streams, and the turns of its event loop get shorter. New
     calls benefit most, because they need several turns.
 
-    The pause rises while the lag is above its target, a quarter of `max_lag_s`, and falls while it is below.
+    The pause rises while the lag is above its target, a fifth of `max_lag_s`, and falls while it is below.
     So it settles where the lag has its target. A pause in proportion to the lag would keep the lag higher:
     in an overload, a turn of the loop took twice as long with it.
 
@@ -34,7 +34,7 @@ class ReadPacing:
 
     def __init__(self, config: OverloadConfig, waiting_s: Callable[[], float]) -> None:
         self._max_pause_s = config.max_pause_s if config.max_lag_s else 0.0
-        self._target_s = config.max_lag_s / 4
+        self._target_s = config.max_lag_s / 5
         self._waiting_s = waiting_s
         self._lags_s: deque[float] = deque(maxlen=SAMPLES)
         self.pause_s = 0.0
