@@ -19,7 +19,7 @@ class OverloadConfig(Section):
     """Seconds between two decisions. If the event loop was late, the limit on open chats is set up to 25 %
     lower than their number. If it was on time and a chat was refused, the limit rises by up to 4 %, but at
     least by 1."""
-    max_pause_s: PauseSeconds = 0.08
+    max_pause_s: PauseSeconds = 0.05
     """Maximum pause, in seconds, between two reads of a stream while the server is busy. There are pauses
     while the lag is above a fifth of `max_lag_s`. If tokens collect for longer than the sum of both
     settings before they are read, new chats are refused, too. 0, or a `max_lag_s` of 0, turns the pauses
