@@ -21,8 +21,8 @@ class OverloadConfig(Section):
     least by 1."""
     max_pause_s: PauseSeconds = 0.05
     """Maximum pause, in seconds, between two reads of a stream while the server is busy. There are pauses
-    while the lag is above a fifth of `max_lag_s`. If tokens collect for longer than the sum of both
-    settings before they are read, new chats are refused, too. 0, or a `max_lag_s` of 0, turns the pauses
-    off."""
+    while the lag is above a fifth of `max_lag_s`. If tokens collect for longer than `max_pause_s` and
+    `max_lag_s` together before they are read, new chats are refused, too. 0, or a `max_lag_s` of 0, turns
+    the pauses off."""
     min_chats: Count = 20
     """Number of chats that may always be open at once, whatever the lag is."""
