@@ -21,7 +21,7 @@
     |   +-- TooManyStreams             too many streams at once
     |   +-- QuotaExhausted             too much in one request, or spent in a day or month
     +-- UpstreamError              the provider, the connection to it, or the model
-    |   +-- UpstreamAuth               it refused the operator's key or account
+    |   +-- UpstreamAuth               it refused the key or the account
     |   +-- UpstreamRateLimited        its rate limit is reached: see `retry_after_s`
     |   +-- UpstreamUnavailable        it is unreachable, or failed before the first token
     |   +-- UpstreamBroken             it failed after the first token: the answer is incomplete

@@ -13,7 +13,7 @@ class UpstreamError(TokenwireError):
 
 
 class UpstreamAuth(UpstreamError):
-    """The provider refused the operator's key or account."""
+    """The provider refused the key or the account, or the account has no credit left."""
 
 
 class UpstreamRateLimited(UpstreamError):
