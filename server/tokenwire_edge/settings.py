@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     """Seconds for which a ticket can be used to connect. A connection that is open then stays open."""
     linger_s: Seconds = 30.0
     """Seconds for which a stream of `POST /v1/chat/streams` continues without a reader, if the request sets
-    no `retention`."""
+    no `retention.linger`."""
 
     heartbeat_interval_s: Annotated[float, Field(ge=1, le=15)] = 10.0
     """Seconds without an event after which a stream gets a heartbeat, so that no proxy closes it."""

@@ -96,8 +96,9 @@ class Settings(Section):
     which load balancers notice it. Then new chats get DRAINING. This time is part of
     `drain_grace_s`. After SIGINT, such as Ctrl-C, new chats get DRAINING at once."""
     database: Annotated[str, BeforeValidator(_one_line)] = "sqlite:///tokenwire.db"
-    """Database of keys and usage records: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`. With
-    --demo the default is a temporary file, which is removed when the server stops."""
+    """Database of keys, usage records and the keys of tenants at providers: `sqlite:///FILE` or
+    `postgresql://USER:PASSWORD@HOST/NAME`. With --demo the default is a temporary file, which is removed when
+    the server stops."""
     usage_kept_days: Days | None = None
     """Days for which usage records are kept after the end of their streams. By default they are kept for
     ever. At least 31 if a tenant has a limit on its spend per month, because a restarted server sums the
