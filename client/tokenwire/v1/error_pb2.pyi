@@ -85,8 +85,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     `provider_message`: the provider's own text, at most 1 KiB.
     """
     ERROR_REASON_UPSTREAM_AUTH: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION: the provider refuses the operator's key or account, or the account has no credit
-    left. Metadata: `provider`.
+    """FAILED_PRECONDITION: the provider refuses the key or the account, or the account has no credit left.
+    Metadata: `provider`, and if the key is the tenant's own, `key_owner`: `tenant`. Otherwise the operator has
+    to correct it.
     """
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 17
     """UNAVAILABLE, with RetryInfo: the provider's rate limit was reached, before the first token."""
@@ -104,7 +105,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_PRODUCER_LOST: _ErrorReason.ValueType  # 21
     """ABORTED: the server that generated the stream is gone, for example after a crash, or it has been cut off
-    from the log that servers share. The answer is incomplete, and the stream cannot be resumed.
+    from the log that servers share. The answer is incomplete. In the second case, the stream can be resumed
+    once that server can reach the log again.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
     """UNAVAILABLE, with RetryInfo: the server's database, or the log of streams that servers share, is
@@ -225,8 +227,9 @@ the provider sent them, `provider_error_type`, `provider_error_code`, `provider_
 `provider_message`: the provider's own text, at most 1 KiB.
 """
 ERROR_REASON_UPSTREAM_AUTH: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION: the provider refuses the operator's key or account, or the account has no credit
-left. Metadata: `provider`.
+"""FAILED_PRECONDITION: the provider refuses the key or the account, or the account has no credit left.
+Metadata: `provider`, and if the key is the tenant's own, `key_owner`: `tenant`. Otherwise the operator has
+to correct it.
 """
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 17
 """UNAVAILABLE, with RetryInfo: the provider's rate limit was reached, before the first token."""
@@ -244,7 +247,8 @@ answer is incomplete.
 """
 ERROR_REASON_PRODUCER_LOST: ErrorReason.ValueType  # 21
 """ABORTED: the server that generated the stream is gone, for example after a crash, or it has been cut off
-from the log that servers share. The answer is incomplete, and the stream cannot be resumed.
+from the log that servers share. The answer is incomplete. In the second case, the stream can be resumed
+once that server can reach the log again.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 22
 """UNAVAILABLE, with RetryInfo: the server's database, or the log of streams that servers share, is
