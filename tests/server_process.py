@@ -1,7 +1,7 @@
 """Real `tokenwire-server` processes.
 
-Importing the SDKs takes two seconds of every start. So servers are forked from a process that has done it,
-and that is as single-threaded as one that begins; from there on they run what the command runs.
+The imports take most of the time of every start. So servers are forked from a process that has done them, and
+that is as single-threaded as one that begins; from there on they run what the command runs.
 """
 
 import atexit

@@ -187,8 +187,7 @@ async def _until_stopped(options: ServeOptions) -> bool:
             settings, options.config, options.settings, read=read, demo=options.demo, ready=ready
         )
 
-    # Invalid settings are reported before the SDKs are imported, which takes a second. The SDKs are
-    # imported before the log is configured, because their environment variables change it.
+    # Invalid settings are reported before these imports, which take half a second.
     gc.disable()  # collections would take a fifteenth of the time of these imports
     from . import app, signals
     from .telemetry import configure_logging

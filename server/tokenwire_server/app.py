@@ -310,7 +310,7 @@ async def serve(
             resumable=settings.resume,
             admit_chat=load.admitted,
         )
-        # A collection of all objects that the SDKs imported would stop every stream for 100 ms.
+        # A collection of all objects that the imports made would stop every stream.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)

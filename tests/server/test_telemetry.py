@@ -102,7 +102,7 @@ def test_queries_are_not_logged_even_at_debug(database_url):
     ],
 )
 def test_libraries_log_less_than_the_server_and_never_more(level, ours, theirs):
-    said = {"tokenwire_server": set(), "grpc": set(), "sqlalchemy": set(), "openai": set()}
+    said = {"tokenwire_server": set(), "grpc": set(), "sqlalchemy": set(), "httpx2": set()}
     for line in run(LEVELS, level).stderr.splitlines():
         name, _, last = line.partition(": ")[2].partition(" says ")
         said.setdefault(name.partition(".")[0], set()).add(last)

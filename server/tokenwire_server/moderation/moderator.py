@@ -7,15 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from .. import __version__
 from ..config import ConfigError, ModerationConfig, resolve
 from ..errors import Overloaded
 from ..providers.http import Connections
 from ..turns import Turns
+from .client import ModerationClient
 from .http_service import HttpModeration
-from .openai_service import OpenAIModeration
+from .openai_service import PATH, OpenAIModeration
 from .service import ModerationFailed, ModerationService, TextSource, Verdict
-from .transport import moderation_client
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +25,6 @@ Observe = Callable[[str, str, float], object]
 MAX_WAITING = 10_000
 """Checks of all tenants that may wait for their turn. The wait counts as their time, so it is short."""
 TOO_MANY = "too many checks wait"
-
-_USER_AGENT = f"tokenwire/{__version__}"
 
 
 class Moderator:
@@ -145,10 +142,10 @@ def _service(
     headers, missing = resolve(config.headers, environ)
     if missing:
         raise ConfigError(f"{path}.headers: the variable {missing[0]} is not set")
-    client = moderation_client(connections, headers, sends_key=bool(key))
-    if config.service == "openai":
-        return OpenAIModeration(config.base_url, config.model, key, client, _USER_AGENT)
-    return HttpModeration(name, config.url or "", key, client, _USER_AGENT)
+    is_openai = config.service == "openai"
+    url = config.base_url + PATH if is_openai else config.url or ""
+    client = ModerationClient(connections, url, key, headers)
+    return OpenAIModeration(config.model, client) if is_openai else HttpModeration(name, client)
 
 
 def _key(path: str, config: ModerationConfig, environ: Mapping[str, str]) -> str:

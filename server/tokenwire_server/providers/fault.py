@@ -71,7 +71,7 @@ class Faults:
         causes = _causes(error)
         is_too_slow = any(isinstance(cause, ConnectTimedOut) for cause in causes)
         return UpstreamUnavailable(
-            f"provider {self._provider!r} cannot be reached: {_connection_fault(causes)}",
+            f"provider {self._provider!r} cannot be reached: {connection_fault(error)}",
             provider=self._provider,
             provider_text=self._secrets.remove(_cause_text(causes)),
             retry_after_s=DEFAULT_RETRY_AFTER_S,
@@ -141,7 +141,9 @@ def _lacks_descriptors(error: BaseException) -> bool:
     return any(isinstance(c, socket.gaierror) for c in causes) and descriptors.are_exhausted()
 
 
-def _connection_fault(causes: Sequence[BaseException]) -> str:
+def connection_fault(error: BaseException) -> str:
+    """Return why a request got no response, without the address and without what the server sent."""
+    causes = _causes(error)
     if any(getattr(cause, "reason", None) in NOT_TLS for cause in causes):
         return "it does not use TLS; should its base_url begin with http://?"
     for cause in causes:

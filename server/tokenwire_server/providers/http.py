@@ -1,6 +1,6 @@
 """The HTTP client of all providers.
 
-It sends requests over the connections of aiohttp's pool, without what aiohttp and the SDKs add by default:
+It sends requests over the connections of aiohttp's pool, without what HTTP clients add by default:
 redirects, which could send the prompt and the key to another host, proxies of the environment, cookies, which
 all tenants would share, and retries.
 
@@ -136,7 +136,7 @@ class Sender:
     ) -> None:
         self._connections = connections
         self.backlog = connections.backlog
-        self._base_url = base_url.rstrip("/")
+        self._base_url = base_url
         self._headers = headers
         self._query = query
         self._endpoints: dict[tuple[str, str], Endpoint] = {}  # by path and accepted media type

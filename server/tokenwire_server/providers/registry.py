@@ -14,6 +14,7 @@ from ..config import (
     Limits,
     ProviderConfig,
     ProviderKind,
+    known_providers,
     resolve,
     secrets,
     without_secrets,
@@ -21,11 +22,11 @@ from ..config import (
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
 from .fault import Faults
+from .headers import OPENAI_ORGANIZATION, request_headers
 from .http import Connections, Sender
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .provider import HttpProvider
-from .sdk import request_headers, sdk_client
 from .slots import ConnectionSlots
 
 DIALECTS: dict[ProviderKind, Dialect] = {
@@ -53,7 +54,9 @@ class ProviderRegistry:
         self._clock = clock
         self._configs = providers
         self._limits = limits
-        self._access = {name: _Access.of(config, environ) for name, config in providers.items()}
+        self._access = {
+            name: _Access.of(name, config, environ) for name, config in providers.items()
+        }
         self._configured: dict[str, HttpProvider] = {}
         """All providers, also those that have no key of the server."""
 
@@ -71,12 +74,10 @@ class ProviderRegistry:
             )
         return self
 
-    def _sender(self, name: str, access: _Access, *, is_own_key: bool = False) -> Sender:
-        client = sdk_client(name, self._configs[name], access.key, is_own_key=is_own_key)
-        # Some servers require the header, even if they need no key.
-        sends_key = bool(access.key) or not access.headers
-        headers = request_headers(client, access.headers, sends_key=sends_key)
-        return Sender(self.connections, str(client.base_url), headers, access.query)
+    def _sender(self, name: str, access: _Access) -> Sender:
+        config = self._configs[name]
+        headers = request_headers(config.kind, access.key, access.organization, access.headers)
+        return Sender(self.connections, config.base_url, headers, access.query)
 
     async def __aexit__(
         self,
@@ -105,7 +106,7 @@ class ProviderRegistry:
             return None
         config, access = self._configs[name], self._access[name].with_key(self._configs[name], key)
         return provider.with_key(
-            self._sender(name, access, is_own_key=True),
+            self._sender(name, access),
             Faults(name, config.base_url, access.secrets, is_own_key=True, clock=self._clock),
         )
 
@@ -127,6 +128,8 @@ class _Access(msgspec.Struct, frozen=True):
     """What a provider's requests carry besides the chat: its key, and the configured headers and query."""
 
     key: str
+    organization: dict[str, str]
+    """The headers with OpenAI's names of the account to which the key belongs."""
     headers: dict[str, str]
     query: dict[str, str]
     missing: list[str]
@@ -135,13 +138,22 @@ class _Access(msgspec.Struct, frozen=True):
     """The values that must not be in the log or in an error."""
 
     @classmethod
-    def of(cls, config: ProviderConfig, environ: Mapping[str, str]) -> _Access:
-        key = _key(config, environ)
+    def of(cls, name: str, config: ProviderConfig, environ: Mapping[str, str]) -> _Access:
+        """Raises ConfigError."""
+        key = _header_value(config.api_key_env, environ)
+        organization = {}
+        if name in known_providers({}) and config.kind != "anthropic":  # no other server may see it
+            organization = {
+                header: value
+                for header, variable in OPENAI_ORGANIZATION.items()
+                if (value := _header_value(variable, environ))
+            }
         headers, missing = resolve(config.headers, environ)
         query, missing_in_query = resolve(config.query, environ)
         no_key = [config.api_key_env] if config.api_key_env and not key else []
         return cls(
             key,
+            organization,
             headers,
             query,
             [*no_key, *missing, *missing_in_query],
@@ -152,6 +164,7 @@ class _Access(msgspec.Struct, frozen=True):
         """Return the access with a tenant's own key, and without the server's secrets."""
         return _Access(
             key,
+            {},
             without_secrets(config.headers),
             without_secrets(config.query),
             missing=[],
@@ -159,8 +172,9 @@ class _Access(msgspec.Struct, frozen=True):
         )
 
 
-def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
-    key = environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
-    if not key.isascii() or not key.isprintable():
-        raise ConfigError(f"{config.api_key_env}: must contain only printable ASCII characters")
-    return key
+def _header_value(variable: str, environ: Mapping[str, str]) -> str:
+    """Return the value of a variable, which is sent in a header, or "". Raises ConfigError."""
+    value = environ.get(variable, "").strip() if variable else ""
+    if not value.isascii() or not value.isprintable():
+        raise ConfigError(f"{variable}: must contain only printable ASCII characters")
+    return value

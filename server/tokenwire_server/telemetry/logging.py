@@ -29,7 +29,7 @@ _PLAIN = re.compile(r"[!#-<>-~]+")
 logger = logging.getLogger(__name__)
 
 QUIET = (
-    *("openai", "anthropic", "httpx2", "httpcore2", "aiohttp"),
+    *("aiohttp", "httpx2", "httpcore2"),
     *("sqlalchemy", "alembic", "aiosqlite", "asyncpg"),
     *("opentelemetry", "requests", "urllib3"),
     *("asyncio", "grpc"),
@@ -88,7 +88,7 @@ def configure_logging(
     # Do not look up what no format contains: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    # The SDKs may have configured it before.
+    # `force`: a library may have configured it before.
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name, beginnings in CALLER_BYTES.items():
         logging.getLogger(name).addFilter(_without(beginnings))

@@ -1,7 +1,7 @@
 """Sends spans and metrics over OTLP, in threads of the OpenTelemetry SDK.
 
-The SDK reads the standard variables `OTEL_*`. Its own providers are used, not the global ones: otherwise the
-providers' SDKs, which have instrumentation of their own, would send spans too.
+The SDK reads the standard variables `OTEL_*`. Its own providers are used, not the global ones: otherwise
+libraries with instrumentation of their own would send spans too.
 """
 
 from __future__ import annotations

@@ -38,8 +38,7 @@ PAUSE_S = 0.0005
 
 async def run_worker() -> int:
     """Serve until the supervisor stops this worker, or ends. Return the exit code."""
-    # Slow, so it is done while the supervisor waits for the first worker. It is imported before the log is
-    # configured, because environment variables of the SDKs change the log.
+    # Slow, so it is done while the supervisor waits for the first worker.
     gc.disable()  # collections would take a fifteenth of the time of these imports
     from .. import app
 

@@ -10,6 +10,7 @@ import pytest
 
 from moderation_services import moderation, moderation_service, openai_answer
 from tokenwire_server.config import ConfigError, ModerationConfig
+from tokenwire_server.moderation.client import MAX_ANSWER_BYTES
 from tokenwire_server.moderation.moderator import ModerationSet, Moderator
 from tokenwire_server.moderation.service import (
     MAX_CATEGORIES,
@@ -17,7 +18,6 @@ from tokenwire_server.moderation.service import (
     ModerationFailed,
     Verdict,
 )
-from tokenwire_server.moderation.transport import MAX_ANSWER_BYTES
 from tokenwire_server.providers.http import Connections
 
 KINDS = ("openai", "http")
@@ -176,7 +176,7 @@ async def test_a_service_that_is_down_is_a_failure(connections, kind):
     async with moderation_service() as gone:
         pass
     made = Checked(connections, m={"output": "hold", **moderation(gone, kind)})
-    with pytest.raises(ModerationFailed, match="cannot be reached: ConnectError"):
+    with pytest.raises(ModerationFailed, match="cannot be reached: connection refused"):
         await made.one.check("a", "output")
     assert made.counts == [("m", "failed")]
 

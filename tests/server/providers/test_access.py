@@ -60,12 +60,9 @@ async def test_azure_gets_its_key_and_its_version(requested):
 
 
 @pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
-async def test_a_configured_header_replaces_the_usual_one_and_no_other_is_sent(
-    requested, monkeypatch, kind
-):
-    monkeypatch.setenv("OPENAI_ORG_ID", "not-for-others")
+async def test_a_configured_header_replaces_the_usual_one_and_no_other_is_sent(requested, kind):
     request, _ = await requested(
-        {"K": "the-key"},
+        {"K": "the-key", "OPENAI_ORG_ID": "not-for-others"},
         kind=kind,
         api_key_env="K",
         headers={"authorization": "Basic abc", "X-Team": "blue", "User-Agent": "ours"},
@@ -80,11 +77,10 @@ async def test_a_configured_header_replaces_the_usual_one_and_no_other_is_sent(
 
 
 @pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
-async def test_a_tenants_own_key_replaces_all_secrets_of_the_server(requested, monkeypatch, kind):
+async def test_a_tenants_own_key_replaces_all_secrets_of_the_server(requested, kind):
     own_key = "own-key-of-a-tenant"
-    monkeypatch.setenv("OPENAI_ORG_ID", SECRET)
     request, error = await requested(
-        {"K": SECRET},
+        {"K": SECRET, "OPENAI_ORG_ID": SECRET},
         own_key=own_key,
         status=401,
         kind=kind,
@@ -119,11 +115,12 @@ async def test_headers_in_variables_of_the_sdks_do_not_replace_the_key(
     assert SECRET not in str(request.headers)
 
 
-async def test_openai_does_not_get_the_servers_organization_with_a_tenants_key(
-    serving, monkeypatch
-):
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-server")
-    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-the-server")
+async def test_openai_does_not_get_the_servers_organization_with_a_tenants_key(serving):
+    environ = {
+        "OPENAI_API_KEY": "k",
+        "OPENAI_ORG_ID": "org-of-the-server",
+        "OPENAI_PROJECT_ID": "project-of-the-server",
+    }
     seen = []
 
     async def handler(request):
@@ -131,7 +128,7 @@ async def test_openai_does_not_get_the_servers_organization_with_a_tenants_key(
         return web.json_response({}, status=400)
 
     config = known_providers({})["openai"].model_copy(update={"base_url": await serving(handler)})
-    async with ProviderRegistry({"openai": config}, Limits(), {"OPENAI_API_KEY": "k"}) as providers:
+    async with ProviderRegistry({"openai": config}, Limits(), environ) as providers:
         for provider in (providers.get("openai"), providers.with_key("openai", "own")):
             with pytest.raises(UpstreamRejected):
                 await provider.open(REQUEST, "m", None).__aenter__()
@@ -146,11 +143,15 @@ def test_a_provider_whose_variable_is_not_set_is_not_offered():
         assert registry.missing_key_env("local") == "NOT_SET"
 
 
-def test_a_variable_that_cannot_be_sent_is_named_without_its_value():
+@pytest.mark.parametrize("variable", ["ODD", "OPENAI_ORG_ID"])
+def test_a_variable_that_cannot_be_sent_is_named_without_its_value(variable):
     fields = {"kind": "openai-chat", "base_url": "http://a"}
     config = ProviderConfig(**fields, headers={"x": {"env": "ODD"}})
-    with pytest.raises(ConfigError, match="ODD: must contain only printable ASCII") as caught:
-        ProviderRegistry({"local": config}, Limits(), {"ODD": "canary\nX-Other: 1"})
+    environ = {"ODD": "even", variable: "canary\nX-Other: 1"}
+    with pytest.raises(
+        ConfigError, match=f"{variable}: must contain only printable ASCII"
+    ) as caught:
+        ProviderRegistry({"openai": config}, Limits(), environ)
     assert "canary" not in str(caught.value)
 
 

@@ -15,8 +15,8 @@ from aiohttp import web
 
 from tokenwire_server.config import OPENAI_QUIRKS, Limits, ProviderConfig, Quirks
 from tokenwire_server.errors import UpstreamRejected
+from tokenwire_server.providers.headers import ANTHROPIC_VERSION, NO_KEY
 from tokenwire_server.providers.registry import ProviderRegistry
-from tokenwire_server.providers.sdk import ANTHROPIC_VERSION, NO_KEY
 from tokenwire_server.request import (
     Audio,
     ChatRequest,
@@ -311,9 +311,12 @@ async def test_a_server_without_a_key_gets_a_key_only_if_no_header_is_configured
 
 @pytest.mark.parametrize("kind", ["openai-chat", "openai-responses"])
 async def test_openai_gets_the_organization_and_the_project(providers, kind, monkeypatch):
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
-    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-1")
-    ours = await providers.ours(request(), kind, name="openai", api_key_env="KEY")
+    variables = {"OPENAI_ORG_ID": "org-1", "OPENAI_PROJECT_ID": "project-1"}
+    ours = await providers.ours(
+        request(), kind, name="openai", api_key_env="KEY", environ={"KEY": KEY, **variables}
+    )
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)  # the SDK reads them itself
     assert ours.headers["OpenAI-Organization"] == "org-1"
     assert ours.headers["OpenAI-Project"] == "project-1"
     same_headers(ours, await sent_by_sdk(kind, providers.url, json.loads(ours.content)))

@@ -351,8 +351,8 @@ async def test_a_tls_server_behind_an_http_url_is_reported_as_such():
                 await answer(providers)
 
 
-async def test_openai_gets_the_operators_organization(serving, monkeypatch):
-    monkeypatch.setenv("OPENAI_ORG_ID", "our-own")
+async def test_openai_gets_the_operators_organization(serving):
+    environ = {"OPENAI_ORG_ID": "our-own"}
     seen = []
 
     async def handler(request):
@@ -361,7 +361,7 @@ async def test_openai_gets_the_operators_organization(serving, monkeypatch):
 
     config = ProviderConfig(kind="openai-chat", base_url=await serving(handler))
     for name in ("openai", "local"):
-        async with ProviderRegistry({name: config}, Limits(), {}) as providers:
+        async with ProviderRegistry({name: config}, Limits(), environ) as providers:
             async with providers.get(name).open(REQUEST, "m", None) as upstream:
                 while upstream.decoder.end is None:
                     await upstream.read()

@@ -1,0 +1,65 @@
+"""The HTTP client of moderation services, over the same connections as the providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import aiohttp
+
+from ..providers.body import Body
+from ..providers.endpoint import Endpoint
+from ..providers.fault import connection_fault
+from ..providers.headers import json_headers, replaced
+from ..providers.http import Connections, ConnectTimedOut, StatusError
+from ..providers.inflate import BodyError
+from ..providers.response import Response
+from .service import ModerationFailed
+
+OK = 200
+MAX_ANSWER_BYTES = 64 * 1024
+"""Largest answer of a service. One of OpenAI takes 2 KB."""
+
+
+class ModerationClient:
+    """Posts JSON to the address of one service.
+
+    It sends nothing of the environment, follows no redirects, and keeps no cookies. It has no time limits:
+    each check has one.
+    """
+
+    def __init__(
+        self, connections: Connections, url: str, key: str, headers: Mapping[str, str]
+    ) -> None:
+        """`headers` are the configured ones, which replace others. Without a key, none is sent."""
+        usual = json_headers(key) | {"Accept": "application/json"}
+        self._connections = connections
+        self._endpoint = Endpoint(url, replaced(usual, headers))
+
+    async def post(self, body: bytes) -> bytes:
+        """Return the body of the answer. Raises ModerationFailed, for a status other than 200 too."""
+        try:
+            response = await self._connections.post(self._endpoint, body)
+        except StatusError as error:
+            raise _status_failure(error.status) from error
+        except (ConnectTimedOut, aiohttp.ClientError) as error:
+            raise ModerationFailed(f"it cannot be reached: {connection_fault(error)}") from error
+        content = await _whole_body(response)
+        if response.status != OK:
+            raise _status_failure(response.status)
+        return content
+
+
+def _status_failure(status: int) -> ModerationFailed:
+    return ModerationFailed(f"it answered with status {status}")
+
+
+async def _whole_body(response: Response) -> bytes:
+    try:
+        content = await Body(response).read_whole(MAX_ANSWER_BYTES + 1)
+    except (aiohttp.ClientError, BodyError) as error:
+        raise ModerationFailed(f"its answer broke off: {type(error).__name__}") from error
+    finally:
+        response.release()
+    if len(content) > MAX_ANSWER_BYTES:
+        raise ModerationFailed(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return content
