@@ -15,7 +15,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from multiprocessing import forkserver, reduction, resource_tracker
 from pathlib import Path
 
@@ -56,22 +56,21 @@ def join_forkserver(address):
 
 
 @contextmanager
-def running(*arguments, env=None, fresh=False, program="tokenwire_server"):
+def running(*arguments, env=None, program="tokenwire_server"):
     """A `tokenwire-server` process; yields it and the address it prints once it is ready.
 
     It has its own database, migrated and without keys, unless `env` names another. A variable that is None
-    in `env` is not set. The file `process.log` contains its log while it runs. `fresh` starts the command
-    itself, for tests of what happens while modules are imported. `program` replaces the server, see `Forked`.
+    in `env` is not set. The file `process.log` contains its log while it runs. `program` replaces the server,
+    see `Forked`.
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("a+") as log:
         environ = _environ()
         if "TOKENWIRE_DATABASE" not in (env or {}):
             environ["TOKENWIRE_DATABASE"] = copy_migrated(Path(folder) / "tokenwire.db")
-        start = _start_command if fresh else partial(Forked, program=program)
         environ = {
             name: value for name, value in (environ | (env or {})).items() if value is not None
         }
-        process = start(arguments, environ, log)
+        process = Forked(arguments, environ, log, program=program)
         process.log = log
         try:
             line = process.stdout.readline()
@@ -245,16 +244,6 @@ def _run_program(program, arguments):
         sys.argv = [program.replace("_", "-"), *arguments]
         sys.modules.pop(f"{program}.__main__", None)  # run anew, with these variables
         runpy.run_module(program, run_name="__main__", alter_sys=True)
-
-
-def _start_command(arguments, environ, log):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tokenwire_server", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environ,
-    )
 
 
 def _environ():

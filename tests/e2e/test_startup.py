@@ -145,7 +145,7 @@ async def test_a_newline_after_a_provider_key_is_ignored(start, api_on, simulato
 async def test_the_sdks_settings_from_the_environment_reach_no_provider_and_log_no_prompt(
     start, api_on, simulator
 ):
-    """The settings of headers, and the most verbose logs. The SDKs read some as they are imported."""
+    """The variables that the SDKs read, and the most verbose logs."""
     env = simulator.environ() | {
         "OPENAI_CUSTOM_HEADERS": "x-internal: LEAK",
         "ANTHROPIC_CUSTOM_HEADERS": "x-internal: LEAK",
@@ -154,7 +154,7 @@ async def test_the_sdks_settings_from_the_environment_reach_no_provider_and_log_
         "TOKENWIRE_LOG_LEVEL": "DEBUG",
     }
     listen = ("--listen", "127.0.0.1:0")
-    with start("serve", *listen, env=env, fresh=True) as (process, address):
+    with start("serve", *listen, env=env) as (process, address):
         async with grpc.aio.insecure_channel(address) as channel:
             api = api_on(channel)
             for provider in ("openai", "anthropic"):

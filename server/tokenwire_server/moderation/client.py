@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import aiohttp
 
 from ..providers.body import Body
+from ..providers.connection import FramingError
 from ..providers.endpoint import Endpoint
 from ..providers.fault import connection_fault
-from ..providers.headers import json_headers, replaced
+from ..providers.headers import json_headers, with_configured
 from ..providers.http import Connections, ConnectTimedOut, StatusError
 from ..providers.inflate import BodyError
 from ..providers.response import Response
 from .service import ModerationFailed
 
-OK = 200
 MAX_ANSWER_BYTES = 64 * 1024
 """Largest answer of a service. One of OpenAI takes 2 KB."""
 
@@ -28,15 +29,19 @@ class ModerationClient:
     """
 
     def __init__(
-        self, connections: Connections, url: str, key: str, headers: Mapping[str, str]
+        self, connections: Connections, url: str, key: str, configured: Mapping[str, str]
     ) -> None:
-        """`headers` are the configured ones, which replace others. Without a key, none is sent."""
-        usual = json_headers(key) | {"Accept": "application/json"}
+        """`configured` are headers that replace others of the same name. Without a key, none is sent."""
         self._connections = connections
-        self._endpoint = Endpoint(url, replaced(usual, headers))
+        self._url = url
+        usual = json_headers(key) | {"Accept": "application/json"}
+        self._headers = with_configured(usual, configured)
+        self._endpoint: Endpoint | None = None
 
     async def post(self, body: bytes) -> bytes:
         """Return the body of the answer. Raises ModerationFailed, for a status other than 200 too."""
+        if self._endpoint is None:  # made here: it needs a running event loop
+            self._endpoint = Endpoint(self._url, self._headers)
         try:
             response = await self._connections.post(self._endpoint, body)
         except StatusError as error:
@@ -44,7 +49,7 @@ class ModerationClient:
         except (ConnectTimedOut, aiohttp.ClientError) as error:
             raise ModerationFailed(f"it cannot be reached: {connection_fault(error)}") from error
         content = await _whole_body(response)
-        if response.status != OK:
+        if response.status != HTTPStatus.OK:
             raise _status_failure(response.status)
         return content
 
@@ -56,8 +61,10 @@ def _status_failure(status: int) -> ModerationFailed:
 async def _whole_body(response: Response) -> bytes:
     try:
         content = await Body(response).read_whole(MAX_ANSWER_BYTES + 1)
-    except (aiohttp.ClientError, BodyError) as error:
-        raise ModerationFailed(f"its answer broke off: {type(error).__name__}") from error
+    except (BodyError, FramingError) as error:
+        raise ModerationFailed(f"it {error}") from error
+    except aiohttp.ClientError as error:
+        raise ModerationFailed("its answer broke off") from error
     finally:
         response.release()
     if len(content) > MAX_ANSWER_BYTES:

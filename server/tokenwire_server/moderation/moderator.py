@@ -142,10 +142,10 @@ def _service(
     headers, missing = resolve(config.headers, environ)
     if missing:
         raise ConfigError(f"{path}.headers: the variable {missing[0]} is not set")
-    is_openai = config.service == "openai"
-    url = config.base_url + PATH if is_openai else config.url or ""
-    client = ModerationClient(connections, url, key, headers)
-    return OpenAIModeration(config.model, client) if is_openai else HttpModeration(name, client)
+    if config.service == "openai":
+        client = ModerationClient(connections, config.base_url + PATH, key, headers)
+        return OpenAIModeration(config.model, client)
+    return HttpModeration(name, ModerationClient(connections, config.url or "", key, headers))
 
 
 def _key(path: str, config: ModerationConfig, environ: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -145,7 +146,7 @@ def connection_fault(error: BaseException) -> str:
     """Return why a request got no response, without the address and without what the server sent."""
     causes = _causes(error)
     if any(getattr(cause, "reason", None) in NOT_TLS for cause in causes):
-        return "it does not use TLS; should its base_url begin with http://?"
+        return "it does not use TLS; should its address begin with http://?"
     for cause in causes:
         if isinstance(cause, FramingError):
             return f"it {cause}"
@@ -156,13 +157,16 @@ def connection_fault(error: BaseException) -> str:
         if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
             return "TLS failed"
         if isinstance(cause, InvalidResponse) and TLS_ALERT in str(cause):
-            return "it uses TLS; should its base_url begin with https://?"
+            return "it uses TLS; should its address begin with https://?"
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
         if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(
             cause.os_error, ConnectionRefusedError
         ):
             return "connection refused"
+        if isinstance(cause, aiohttp.ClientConnectorError):
+            code = cause.os_error.errno
+            return os.strerror(code).lower() if code else "no connection could be opened"
         if isinstance(cause, ConnectTimedOut):
             return f"connecting took longer than {cause.limit_s:g} s ({CONNECT})"
     return "the connection broke before it answered"

@@ -14,7 +14,6 @@ from ..config import (
     Limits,
     ProviderConfig,
     ProviderKind,
-    known_providers,
     resolve,
     secrets,
     without_secrets,
@@ -22,7 +21,7 @@ from ..config import (
 from .anthropic import AnthropicMessages
 from .base import Dialect, Provider
 from .fault import Faults
-from .headers import OPENAI_ORGANIZATION, request_headers
+from .headers import OPENAI_ORGANIZATION, OPENAI_PROVIDERS, request_headers
 from .http import Connections, Sender
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
@@ -129,7 +128,7 @@ class _Access(msgspec.Struct, frozen=True):
 
     key: str
     organization: dict[str, str]
-    """The headers with OpenAI's names of the account to which the key belongs."""
+    """The headers with the organization and the project of the server's key, for OpenAI."""
     headers: dict[str, str]
     query: dict[str, str]
     missing: list[str]
@@ -142,7 +141,7 @@ class _Access(msgspec.Struct, frozen=True):
         """Raises ConfigError."""
         key = _header_value(config.api_key_env, environ)
         organization = {}
-        if name in known_providers({}) and config.kind != "anthropic":  # no other server may see it
+        if name in OPENAI_PROVIDERS and config.kind != "anthropic":  # no other server may get it
             organization = {
                 header: value
                 for header, variable in OPENAI_ORGANIZATION.items()
@@ -157,7 +156,12 @@ class _Access(msgspec.Struct, frozen=True):
             headers,
             query,
             [*no_key, *missing, *missing_in_query],
-            [key, *secrets(config.headers, headers), *secrets(config.query, query)],
+            [
+                key,
+                *organization.values(),
+                *secrets(config.headers, headers),
+                *secrets(config.query, query),
+            ],
         )
 
     def with_key(self, config: ProviderConfig, key: str) -> _Access:

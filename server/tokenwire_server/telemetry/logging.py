@@ -29,7 +29,7 @@ _PLAIN = re.compile(r"[!#-<>-~]+")
 logger = logging.getLogger(__name__)
 
 QUIET = (
-    *("aiohttp", "httpx2", "httpcore2"),
+    *("aiohttp", "httpx2", "httpcore2"),  # genai-prices imports httpx2
     *("sqlalchemy", "alembic", "aiosqlite", "asyncpg"),
     *("opentelemetry", "requests", "urllib3"),
     *("asyncio", "grpc"),

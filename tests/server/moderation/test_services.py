@@ -6,9 +6,11 @@ import logging
 import time
 from contextlib import suppress
 
+import openai
 import pytest
 
 from moderation_services import moderation, moderation_service, openai_answer
+from tokenwire_server import descriptors
 from tokenwire_server.config import ConfigError, ModerationConfig
 from tokenwire_server.moderation.client import MAX_ANSWER_BYTES
 from tokenwire_server.moderation.moderator import ModerationSet, Moderator
@@ -21,7 +23,15 @@ from tokenwire_server.moderation.service import (
 from tokenwire_server.providers.http import Connections
 
 KINDS = ("openai", "http")
-ENVIRON = {"MODERATION_KEY": "secret-key", "EXTRA": "extra"}
+LEAKED = dict.fromkeys(
+    ["OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"], "leaked"
+) | {
+    "OPENAI_CUSTOM_HEADERS": "X-Leaked: leaked\nAuthorization: leaked",
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/leaked",
+    "HTTP_PROXY": "http://127.0.0.1:9/",
+}
+"""Variables that OpenAI's SDK and HTTP clients read."""
+ENVIRON = {"MODERATION_KEY": "secret-key", "EXTRA": "extra"} | LEAKED
 
 
 class Checked:
@@ -85,11 +95,8 @@ async def test_only_configured_categories_count(checked, service):
 
 
 async def test_what_is_sent(checked, service, kind, monkeypatch):
-    for name in "OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY":
-        monkeypatch.setenv(name, "leaked")
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Leaked: leaked\nAuthorization: leaked")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/leaked")
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9/")
+    for name, value in LEAKED.items():
+        monkeypatch.setenv(name, value)
     fields = {"api_key_env": "MODERATION_KEY", "headers": {"X-Extra": {"env": "EXTRA"}}}
     await checked(**fields).one.check("a text ☃", "input")
     ((headers, body),) = service.requests
@@ -100,16 +107,37 @@ async def test_what_is_sent(checked, service, kind, monkeypatch):
     assert headers["Authorization"] == "Bearer secret-key"
     assert headers["X-Extra"] == "extra"
     assert headers["User-Agent"].startswith("tokenwire/")
+    assert headers["Content-Type"] == headers["Accept"] == "application/json"
+    assert headers["Accept-Encoding"] == "identity"
     assert "leaked" not in str(headers).lower()
     await checked().one.check("a text", "output")
     assert "Authorization" not in service.requests[1][0]
 
 
+async def test_a_configured_header_replaces_the_usual_one(checked, service):
+    configured = {"authorization": "Basic abc", "USER-AGENT": "ours"}
+    await checked(api_key_env="MODERATION_KEY", headers=configured).one.check("a", "input")
+    ((headers, _),) = service.requests
+    assert headers.getall("Authorization") == ["Basic abc"]
+    assert headers.getall("User-Agent") == ["ours"]
+
+
+async def test_openai_gets_the_request_of_its_sdk(connections, service):
+    made = Checked(connections, m={"output": "hold", **moderation(service, "openai")})
+    await made.one.check("a text", "input")
+    async with openai.AsyncOpenAI(api_key="k", base_url=f"{service.url}/v1", max_retries=0) as sdk:
+        await sdk.moderations.create(input="a text", model="omni-moderation-latest")
+    (ours, body), (theirs, body_of_sdk) = service.requests
+    assert body == body_of_sdk
+    for name in ("Accept", "Content-Type"):
+        assert ours[name] == theirs[name]
+
+
 BAD_ANSWERS = {
     "an error": (500, b'{"flagged": false, "results": [{"flagged": false}]}', "status 500"),
     "a redirect": (307, b"", "status 307"),
-    "another status": (201, b'{"flagged": false}', "answer|status 201"),
-    "no content": (204, b"", "answer|status 204"),
+    "another status": (201, b'{"flagged": false, "results": [{"flagged": false}]}', "status 201"),
+    "no content": (204, b"", "status 204"),
     "no JSON": (200, b"flagged", "answer"),
     "another JSON": (200, b"[]", "answer"),
     "no verdict": (200, b'{"results": [{}]}', "answer"),
@@ -179,6 +207,14 @@ async def test_a_service_that_is_down_is_a_failure(connections, kind):
     with pytest.raises(ModerationFailed, match="cannot be reached: connection refused"):
         await made.one.check("a", "output")
     assert made.counts == [("m", "failed")]
+
+
+async def test_why_no_connection_could_be_opened_is_in_the_failure(connections, kind, monkeypatch):
+    monkeypatch.setattr(descriptors, "limit", lambda: 0)
+    fields = {"openai": {"base_url": "http://127.0.0.1:9"}, "http": {"url": "http://127.0.0.1:9"}}
+    made = Checked(connections, m={"service": kind, "output": "hold", **fields[kind]})
+    with pytest.raises(ModerationFailed, match="cannot be reached: too many open files"):
+        await made.one.check("a", "output")
 
 
 async def test_a_body_that_breaks_off_is_a_failure(connections, kind):

@@ -104,13 +104,11 @@ async def test_a_tenants_own_key_replaces_all_secrets_of_the_server(requested, k
 
 @pytest.mark.parametrize("own_key", ["", "own-key-of-a-tenant"], ids=["server's", "tenant's"])
 @pytest.mark.parametrize("kind", ["openai-chat", "openai-responses", "anthropic"])
-async def test_headers_in_variables_of_the_sdks_do_not_replace_the_key(
-    requested, monkeypatch, kind, own_key
-):
+async def test_variables_of_the_sdks_do_not_replace_the_key(requested, kind, own_key):
     lines = [f"{name}: {SECRET}" for name in ("authorization", "Authorization", "openai-project")]
-    for name in ("OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS"):
-        monkeypatch.setenv(name, "\n".join(lines))
-    request, _ = await requested({"K": "the-key"}, kind=kind, api_key_env="K", own_key=own_key)
+    variables = ("OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS")
+    environ = {"K": "the-key"} | dict.fromkeys(variables, "\n".join(lines))
+    request, _ = await requested(environ, kind=kind, api_key_env="K", own_key=own_key)
     assert request.headers.getall("Authorization") == [f"Bearer {own_key or 'the-key'}"]
     assert SECRET not in str(request.headers)
 

@@ -331,7 +331,7 @@ async def test_a_server_without_tls_is_reported_as_such(serving):
     async with registry(url) as providers:
         with pytest.raises(
             UpstreamUnavailable,
-            match=r"it does not use TLS; should its base_url begin with http://\?",
+            match=r"it does not use TLS; should its address begin with http://\?",
         ):
             await answer(providers)
 
