@@ -85,7 +85,7 @@ class PriceBook:
         self._listed = functools.lru_cache(MAX_FOUND)(self._find)
 
     async def load(self) -> None:
-        """Load genai-prices in a thread, in about 0.25 s. Await it before serving.
+        """Load genai-prices in a thread. Await it before serving.
 
         Otherwise the first lookup of a model without a configured price loads it and blocks the event loop.
         """
