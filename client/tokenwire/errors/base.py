@@ -102,7 +102,7 @@ class TokenwireError(Exception):
         self.attempts = 1
 
     @property
-    def may_pass(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether the problem may be temporary: it may end by itself, for example after `retry_after_s`.
 
         It does not say whether a retry is safe: see `retryable`.
@@ -124,7 +124,7 @@ class TokenwireError(Exception):
         paid for twice. So it is False after the first content (resume, or start a new stream), and if the
         failed stream has used anything.
         """
-        if not self.may_pass:
+        if not self.is_transient:
             return False
         return not self.stream_id or (self._ends_before_content and self._has_used_nothing())
 

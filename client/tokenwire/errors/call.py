@@ -26,12 +26,12 @@ class ConnectFailure(Enum):
     OTHER = "the connection could not be made"
 
     @property
-    def may_pass(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether another attempt can succeed without a change of the configuration."""
-        return self in _MAY_PASS
+        return self in _TRANSIENT
 
 
-_MAY_PASS = frozenset(
+_TRANSIENT = frozenset(
     {
         ConnectFailure.NAME_NOT_FOUND,
         ConnectFailure.REFUSED,
@@ -58,12 +58,12 @@ class ConnectionLost(TransportError, ConnectionError):
     """gRPC's own text, for reports of bugs."""
 
     @property
-    def may_pass(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether no connection could be made for a reason that may be temporary.
 
         False if the connection broke later: the server may have received the request.
         """
-        return self.failure is not None and self.failure.may_pass
+        return self.failure is not None and self.failure.is_transient
 
 
 class SlowReader(TransportError):

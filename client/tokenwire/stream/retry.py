@@ -67,7 +67,7 @@ class Retries:
         """
         count = len(self.errors)
         error.attempts = count + 1
-        is_safe = error.retryable or (only_reads and error.may_pass)
+        is_safe = error.retryable or (only_reads and error.is_transient)
         if (
             count >= self.max_retries
             or error.code is not ConnectionLost.default_code

@@ -125,7 +125,7 @@ def test_the_configuration_is_not_blamed_after_the_stream_has_started(said, fail
 
 
 @pytest.mark.parametrize("failure", ConnectFailure)
-def test_only_causes_that_may_pass_are_retryable(failure):
+def test_only_transient_causes_are_retryable(failure):
     error = ConnectionLost("lost")
     assert not error.retryable, "the server may have received the request"
 
