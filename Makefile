@@ -52,7 +52,7 @@ wheel: $(READY) ## Build the wheels of the client and of the server in dist/
 
 .PHONY: test
 test: $(READY) ## Run the tests (minutes)
-	@$(BIN)/python -m pytest -n 4 --dist worksteal -q
+	@$(BIN)/python -m pytest -n 6 --dist worksteal -q
 
 .PHONY: test-fast
 test-fast: $(READY) ## Run the tests that start no process: no server, no PostgreSQL, no command (a minute)

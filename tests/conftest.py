@@ -215,18 +215,21 @@ PROCESS_FIXTURES = {
 SLOW_FILES = {
     "test_docs.py": 0,
     "test_extras.py": 0,
-    "test_browser_client.py": 0,
-    "test_abandoned.py": 1,
-    "test_memory.py": 1,
     "test_lost_records.py": 1,
-    "test_cut_wire.py": 1,
-    "test_stream_machine.py": 2,
-    "test_replica_histories.py": 2,
-    "test_workers.py": 2,
+    "test_reload.py": 1,
     "test_demo_tools.py": 2,
+    "test_workers.py": 2,
     "test_bench.py": 3,
+    "test_cut_wire.py": 4,
+    "test_browser_client.py": 4,
+    "test_replica_histories.py": 4,
+    "test_stream_machine.py": 5,
+    "test_abandoned.py": 5,
+    "test_memory.py": 5,
+    "test_replicas.py": 5,
+    "test_spend.py": 5,
 }
-"""Files with tests of half a minute, and the worker that starts with them. At the end they would run alone."""
+"""Files with tests that take long, and the worker that starts with them. At the end they would run alone."""
 
 
 @pytest.hookimpl(optionalhook=True)
