@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import pytest
 
+from programs import missing
 from server_process import completed, copy_migrated
 
 UNAVAILABLE = "this server's database is not available"
@@ -183,7 +184,7 @@ def new_postgresql():
     """Yields a PostgresqlServer that runs; skips the test where there are no programs of it."""
     programs = postgresql_programs()
     if programs is None:
-        pytest.skip("PostgreSQL is not installed")
+        missing("PostgreSQL")
     with tempfile.TemporaryDirectory(prefix="tw-pg-", dir=memory_folder()) as folder:
         server = PostgresqlServer(programs, folder)
         try:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,12 +10,18 @@ import pytest
 def required_program(name):
     """Return the path of a program that `make tools` installs.
 
-    Without it the test is skipped, or fails if REQUIRE_ALL_TESTS is set, as it is where changes are checked.
+    Without it, see `missing`.
     """
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    tools = Path(__file__).parents[1] / ".tools/bin"
+    found = shutil.which(name, path=f"{tools}:{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
-        reason = f"{name} is not installed: `make tools` installs it"
-        if os.environ.get("REQUIRE_ALL_TESTS"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing(name)
     return found
+
+
+def missing(name):
+    """Skip the test, or fail it if REQUIRE_ALL_TESTS is set, as it is where changes are checked."""
+    reason = f"{name} is not installed: `make tools` installs it"
+    if os.environ.get("REQUIRE_ALL_TESTS"):
+        pytest.fail(reason)
+    pytest.skip(reason)

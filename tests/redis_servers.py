@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from programs import missing
+
 READY_S = STOP_S = 20
 
 
@@ -170,7 +172,7 @@ def new_redis(kind=RedisServer):
     """Yield a RedisServer or a RedisCluster that runs; skip the test where there is no program of it."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
-        pytest.skip("redis-server is not installed")
+        missing("redis-server")
     with tempfile.TemporaryDirectory(prefix="tw-redis-") as folder:
         server = kind(program, folder)
         try:

@@ -14,11 +14,11 @@ ADD = pb.Tool(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_a_chat_streams_completely_and_in_order(api, provider):
-    events = await api.events(f"{provider}/sim?tokens=40&itl_ms=2")
+    events = await api.events(f"{provider}/sim?tokens=40&itl_ms=10")
     assert [event.sequence for event in events] == sorted({event.sequence for event in events})
     assert events[0].sequence == 1
     assert events[0].started.provider == provider
-    assert events[0].started.model == "sim?tokens=40&itl_ms=2"
+    assert events[0].started.model == "sim?tokens=40&itl_ms=10"
     assert said(events, "text") == "".join(generated_text(40))
     assert len([event for event in events if event.HasField("text")]) > 5
     finished = events[-1].finished

@@ -61,6 +61,8 @@ async def test_a_late_server_refuses_new_chats_and_serves_everything_else(start,
                 resumed = await read(resume(api, stream_id))
                 assert resumed[-1].finished.reason == event_pb2.FINISH_REASON_STOP
                 assert (await read(talking))[-1] == resumed[-1]
+                # The pauses between the reads of that stream followed the lag.
+                assert Scrape(url).value("read_delay_seconds_sum") > 0
 
                 silent.pop().cancel()  # its place becomes free
                 while True:

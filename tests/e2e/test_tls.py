@@ -1,14 +1,11 @@
 """TLS on a real server: which clients are accepted, and how it is configured."""
 
 import json
-import os
-import shutil
 import socket
 import ssl
 import subprocess
 import time
 import warnings
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -28,7 +25,7 @@ from e2e_tls import (
 )
 from grpc._cython import cygrpc
 
-ROOT = Path(__file__).parents[2]
+from programs import required_program
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +181,7 @@ def test_an_unusable_file_is_reported_in_one_line(start, tmp_path):
 
 
 def test_grpcurl_connects_with_a_client_certificate(mutual, tmp_path):
-    local = ROOT / ".tools/bin/grpcurl"
-    program = str(local) if local.exists() else shutil.which("grpcurl")
-    if program is None:
-        assert not os.environ.get("REQUIRE_ALL_TESTS"), (
-            "grpcurl is not there: `make tools` installs it"
-        )
-        pytest.skip("grpcurl is not there: `make tools` installs it (needs Go)")
+    program = required_program("grpcurl")
     mine = TlsFiles(tmp_path, TENANT, client_ca=AUTHORITY)
     shown = ["-cacert", mine.client_ca, "-cert", mine.cert, "-key", mine.key]
     method = "tokenwire.v1.CallerService/GetCaller"
@@ -206,11 +197,17 @@ def test_grpcurl_connects_with_a_client_certificate(mutual, tmp_path):
 
 def test_the_certificate_that_the_readme_creates_works(start, tmp_path):
     """Runs the README's openssl command."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not there")
     subprocess.run(
         [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *(
+                required_program("openssl"),
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ),
             *("-nodes", "-days", "30", "-keyout", "key.pem", "-out", "cert.pem"),
             *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
         ],

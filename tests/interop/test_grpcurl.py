@@ -1,24 +1,16 @@
 """The server's reflection and health, with the real grpcurl. test_docs.py runs the README's commands."""
 
 import json
-import os
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-INSTALL = "grpcurl is not there: `make tools` installs it (needs Go)"
+from programs import required_program
 
 
 @pytest.fixture(scope="session")
 def grpcurl(demo):
-    local = ROOT / ".tools/bin/grpcurl"
-    program = str(local) if local.exists() else shutil.which("grpcurl")
-    if program is None:
-        assert not os.environ.get("REQUIRE_ALL_TESTS"), INSTALL
-        pytest.skip(INSTALL)
+    program = required_program("grpcurl")
 
     def run(*arguments, data=None):
         flags = ["-plaintext", *(["-d", json.dumps(data)] if data is not None else [])]
