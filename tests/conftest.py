@@ -4,6 +4,7 @@ import atexit
 import gc
 import json
 import os
+import sys
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -213,29 +214,30 @@ PROCESS_FIXTURES = {
 }
 
 
+TESTS = Path(__file__).parent
 SLOW_FILES = {
-    "test_docs.py": 0,
-    "test_extras.py": 0,
-    "test_lost_records.py": 1,
-    "test_reload.py": 1,
-    "test_demo_tools.py": 2,
-    "test_workers.py": 2,
-    "test_bench.py": 3,
-    "test_cut_wire.py": 4,
-    "test_browser_client.py": 4,
-    "test_replica_histories.py": 4,
-    "test_stream_machine.py": 5,
-    "test_abandoned.py": 5,
-    "test_memory.py": 5,
-    "test_replicas.py": 5,
-    "test_spend.py": 5,
+    "packaging/test_docs.py": 0,
+    "packaging/test_extras.py": 0,
+    "e2e/test_lost_records.py": 1,
+    "e2e/test_reload.py": 1,
+    "e2e/test_demo_tools.py": 2,
+    "e2e/test_workers.py": 2,
+    "bench/test_bench.py": 3,
+    "edge/test_cut_wire.py": 4,
+    "edge/test_browser_client.py": 4,
+    "histories/test_replica_histories.py": 4,
+    "histories/test_stream_machine.py": 5,
+    "faults/test_abandoned.py": 5,
+    "faults/test_memory.py": 5,
+    "e2e/test_replicas.py": 5,
+    "e2e/test_spend.py": 5,
 }
 """Files with tests that take long, and the worker that starts with them. At the end they would run alone."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
-    """Let the workers of xdist fork servers from one process: its imports take 4 s of CPU and 300 MB."""
+    """Let the workers of xdist fork servers from one process, so that it is imported once."""
     if "process" not in node.config.option.markexpr:
         node.workerinput["forkserver"] = forkserver_address()
 
@@ -247,10 +249,18 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Note that all tests have run."""
+    session.config.has_finished = True
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
     """End a worker without freeing all objects, which takes seconds when all workers do it at once."""
-    if hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput") and getattr(config, "has_finished", False):
         atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(0)
 
 
@@ -264,14 +274,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker("process")
     yield  # some are deselected
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = [item for item in items if item.path.name in SLOW_FILES]
-    others = iter([item for item in items if item.path.name not in SLOW_FILES])
+    slow = [item for item in items if _name(item) in SLOW_FILES]
+    others = iter([item for item in items if _name(item) not in SLOW_FILES])
     ordered = []
     for worker in range(workers):  # xdist gives each worker one part of the list
         share = (len(items) - len(ordered)) // (workers - worker)
-        first = [item for item in slow if SLOW_FILES[item.path.name] % workers == worker]
+        first = [item for item in slow if SLOW_FILES[_name(item)] % workers == worker]
         ordered += [*first, *islice(others, max(0, share - len(first)))]
     items[:] = ordered
+
+
+def _name(item):
+    """Return the path of a test's file, from the folder of all tests."""
+    return item.path.relative_to(TESTS).as_posix()
 
 
 GC_THRESHOLDS = (700, 10, 100)

@@ -181,7 +181,7 @@ def _copy(folder, path):
 
 
 def new_postgresql():
-    """Yields a PostgresqlServer that runs; skips the test where there are no programs of it."""
+    """Yield a PostgresqlServer that runs. Without its programs, see `programs.missing`."""
     programs = postgresql_programs()
     if programs is None:
         missing("PostgreSQL")

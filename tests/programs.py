@@ -10,7 +10,7 @@ import pytest
 def required_program(name):
     """Return the path of a program that `make tools` installs.
 
-    Without it, see `missing`.
+    If it is not installed, the test is skipped or fails, see `missing`.
     """
     tools = Path(__file__).parents[1] / ".tools/bin"
     found = shutil.which(name, path=f"{tools}:{os.environ.get('PATH', '')}:/usr/sbin")

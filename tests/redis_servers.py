@@ -169,7 +169,7 @@ class RedisCluster:
 
 
 def new_redis(kind=RedisServer):
-    """Yield a RedisServer or a RedisCluster that runs; skip the test where there is no program of it."""
+    """Yield a RedisServer or a RedisCluster that runs. Without its program, see `programs.missing`."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         missing("redis-server")

@@ -141,7 +141,7 @@ def operated(plan: Plan, processes: Processes, say: Callable[[str], None]) -> Ad
     and metrics that are sent to a collector, a log of all streams as JSON, retries. Raises Unmeasurable.
 
     Each pair has two new processes: the CPU time of two processes with the same settings differs by up to
-    10 %, for as long as they run.
+    14 %, for as long as they run.
     """
     pairs, medians_ms = [], []
     count = 2 * plan.headline.pairs - 1
@@ -245,7 +245,9 @@ def _measure(
     scenario: Scenario | None = None,
     first: int = 0,
 ) -> tuple[list[Pair], dict[str, float]]:
-    """`first` is the number of the first pair, of those that are measured in several calls."""
+    """`first` is the number of the first pair, if the pairs are measured in several calls. It decides which of
+    the two is measured first.
+    """
     scenario = scenario or plan.added
     targets = {
         "without": Target(without.address, "grpc", PROVIDER_PREFIX),

@@ -145,7 +145,7 @@ async def test_a_newline_after_a_provider_key_is_ignored(start, api_on, simulato
 async def test_the_sdks_settings_from_the_environment_reach_no_provider_and_log_no_prompt(
     start, api_on, simulator
 ):
-    """The variables that the SDKs read, and the most verbose logs."""
+    """The variables that the SDKs read, and the most verbose logs. The server does not import the SDKs."""
     env = simulator.environ() | {
         "OPENAI_CUSTOM_HEADERS": "x-internal: LEAK",
         "ANTHROPIC_CUSTOM_HEADERS": "x-internal: LEAK",

@@ -36,7 +36,7 @@
     |   +-- ModerationUnavailable      the request could not be checked: see `retry_after_s`
     |   +-- Draining                   this server is about to stop: use another
     |   +-- ServerStopped              the stream ended because its server stopped
-    |   +-- ProducerLost               the server that generated it is gone: the answer is incomplete
+    |   +-- ProducerLost               its server is gone or cut off: the answer is incomplete
     |   +-- AnswerUnchecked            the rest of the answer could not be checked: it is incomplete
     |   +-- ResumeDisabled             the setting `resume` of the server is off
     |   +-- InternalError              a bug in Tokenwire; `metadata["error_id"]` is in the server's log

@@ -43,7 +43,9 @@ class ServerStopped(ServerError):
 
 
 class ProducerLost(ServerError):
-    """The server that generated the stream is gone. The answer is incomplete."""
+    """The server that generated the stream is gone, or cut off from the log that servers share. The answer is
+    incomplete.
+    """
 
 
 class AnswerUnchecked(ServerError):

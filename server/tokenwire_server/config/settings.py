@@ -134,7 +134,9 @@ class Settings(Section):
     tenants: dict[str, TenantLimits] = {}
     """Limits of tenants, by name. The name "*" is for every tenant that is not named."""
     providers: dict[str, ProviderConfig] = {}
-    """Providers by name, in addition to `openai`, `openai-responses` and `anthropic`, or in place of them."""
+    """Providers by name, in addition to `openai`, `openai-responses` and `anthropic`, or in place of them.
+    `openai` and `openai-responses` also send the organization in OPENAI_ORG_ID and the project in
+    OPENAI_PROJECT_ID, if these variables are set, with the server's key."""
     models: dict[str, ModelConfig] = {}
     """Aliases of models, and facts about models, by name."""
     filters: dict[str, FilterConfig] = Field(default={}, max_length=MAX_FILTERS)

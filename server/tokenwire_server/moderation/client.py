@@ -46,6 +46,8 @@ class ModerationClient:
             response = await self._connections.post(self._endpoint, body)
         except StatusError as error:
             raise _status_failure(error.status) from error
+        except FramingError as error:
+            raise ModerationFailed(f"it {error}") from error
         except (ConnectTimedOut, aiohttp.ClientError) as error:
             raise ModerationFailed(f"it cannot be reached: {connection_fault(error)}") from error
         content = await _whole_body(response)
@@ -64,7 +66,7 @@ async def _whole_body(response: Response) -> bytes:
     except (BodyError, FramingError) as error:
         raise ModerationFailed(f"it {error}") from error
     except aiohttp.ClientError as error:
-        raise ModerationFailed("its answer broke off") from error
+        raise ModerationFailed(f"its answer broke off: {type(error).__name__}") from error
     finally:
         response.release()
     if len(content) > MAX_ANSWER_BYTES:

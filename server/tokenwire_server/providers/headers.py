@@ -1,9 +1,8 @@
 """The headers of the requests to a provider.
 
 They are those of its official SDK, except `User-Agent`, `Accept-Encoding`, `anthropic-version` and those that
-describe the SDK. The tests compare them. The server does not import the SDKs: for these headers, they would
-take 1.3 s of CPU at its start and 50 MiB of memory, and they read variables of the environment that can
-replace a key.
+describe the SDK. Tests compare them. The server does not import the SDKs: that would take 1.3 s of CPU at its
+start and 50 MiB of memory, and the SDKs read variables of the environment that can replace a key.
 """
 
 from __future__ import annotations

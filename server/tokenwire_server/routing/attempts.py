@@ -278,7 +278,9 @@ class Attempts:
             self._give_up(has_content=attempt.has_content)
 
     def _keep_error(self, error: AttemptError, *, has_content: bool = False) -> None:
-        """Keep an error for the callers: the last one that can pass by itself, or else the first one."""
+        """Keep an error for the callers: the last one that is retried or came after content, or
+        else the first one.
+        """
         if self._error is None or rule_for(error).is_retried or has_content:
             self._error = error
 

@@ -123,13 +123,14 @@ async def test_a_configured_header_replaces_the_usual_one(checked, service):
 
 
 async def test_openai_gets_the_request_of_its_sdk(connections, service):
-    made = Checked(connections, m={"output": "hold", **moderation(service, "openai")})
-    await made.one.check("a text", "input")
-    async with openai.AsyncOpenAI(api_key="k", base_url=f"{service.url}/v1", max_retries=0) as sdk:
+    fields = moderation(service, "openai", api_key_env="MODERATION_KEY")
+    await Checked(connections, m={"output": "hold", **fields}).one.check("a text", "input")
+    key = ENVIRON["MODERATION_KEY"]
+    async with openai.AsyncOpenAI(api_key=key, base_url=f"{service.url}/v1", max_retries=0) as sdk:
         await sdk.moderations.create(input="a text", model="omni-moderation-latest")
     (ours, body), (theirs, body_of_sdk) = service.requests
     assert body == body_of_sdk
-    for name in ("Accept", "Content-Type"):
+    for name in ("Accept", "Authorization", "Content-Type"):
         assert ours[name] == theirs[name]
 
 
