@@ -46,15 +46,15 @@ def prometheus_of(metrics_address, folder):
     ]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:
-            lines = []
+            logged = ""
             for line in process.stderr:
-                lines.append(line)
-                if "Server is ready" in line:
+                logged += line
+                listening = re.search(r"Listening on.*address=(\S+:\d+)", logged)
+                if listening and "Server is ready" in logged:  # in either order
                     break
             else:
-                raise AssertionError("".join(lines))
-            address = re.search(r"Listening on.*address=(\S+:\d+)", "".join(lines))[1]
-            yield Prometheus(f"http://{address}")
+                raise AssertionError(logged)
+            yield Prometheus(f"http://{listening[1]}")
         finally:
             process.terminate()
             process.stderr.read()
