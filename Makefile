@@ -19,6 +19,7 @@ help: ## Show this help
 
 .PHONY: setup
 setup: $(READY) ## Create the virtual environment .venv (other targets do this when needed)
+	@:
 
 $(READY): requirements/dev.lock pyproject.toml client/pyproject.toml server/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tokenwire needs Python 3.11 or newer: none was found on the PATH"; exit 1; }

@@ -65,8 +65,8 @@ def start(
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Stop a process, as an operator does."""
-    process.send_signal(signal.SIGTERM)
+    """Stop a process. At SIGTERM, it would first wait for load balancers to notice it."""
+    process.send_signal(signal.SIGINT)
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:

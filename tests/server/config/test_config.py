@@ -1,4 +1,5 @@
 import json
+import re
 import runpy
 from decimal import Decimal
 from pathlib import Path
@@ -369,3 +370,14 @@ def test_the_defaults_are_within_their_own_bounds():
 def test_variables_of_the_edge_and_of_clients_are_not_settings_of_the_server():
     variables = {"TOKENWIRE_EDGE_LISTEN": "127.0.0.1:8080", "TOKENWIRE_KEY": "tw_1"}
     assert load(None, {}, variables) == load(None, {}, {})
+
+
+def test_no_variable_of_the_client_is_an_unknown_setting():
+    client = Path(__file__).parents[3] / "client/tokenwire"
+    names = {
+        name
+        for path in client.rglob("*.py")
+        for name in re.findall(r'"(TOKENWIRE_[A-Z_]+[A-Z])"', path.read_text())
+    }
+    assert {"TOKENWIRE_TARGET", "TOKENWIRE_HISTORY"} <= names
+    load(None, {}, dict.fromkeys(names, "x"))
