@@ -57,7 +57,7 @@ test: $(READY) ## Run the tests (minutes)
 
 .PHONY: test-fast
 test-fast: $(READY) ## Run the tests that start no process: no server, no PostgreSQL, no command (a minute)
-	@$(BIN)/python -m pytest -n 3 --dist worksteal -q --hypothesis-profile fast \
+	@$(BIN)/python -m pytest -n 6 --dist worksteal -q --hypothesis-profile fast \
 	  -m "not (process or faults or soak)" tests/server tests/client tests/conformance tests/histories
 
 .PHONY: check
