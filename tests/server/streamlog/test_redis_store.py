@@ -46,6 +46,8 @@ class Log:
         self.store = store
         self.client = client
         self.id = LogId(secrets.token_hex(16), secrets.token_hex(8))
+        # A cluster may deliver a message after the test that caused it. Each log has processes of its own.
+        self.processes = [f"{name}-{self.id.epoch}" for name in ("a", "b")]
 
     def batch(self, first, entries, *, log=None, earliest=1, **fields):
         return Append(log or self.id, FACTS, first, entries, earliest, TTL_S, **fields)
@@ -150,23 +152,20 @@ async def test_each_key_of_a_stream_expires_and_all_are_on_one_server_of_a_clust
 
 
 async def test_the_processes_that_hold_a_lease_get_each_batch_after_it_is_stored(log):
+    a, b = log.processes
     async with log.client.pubsub(ignore_subscribe_messages=True) as messages:
-        await messages.subscribe(channel("a"), channel("b"))
+        await messages.subscribe(channel(a), channel(b))
         await messages.get_message(timeout=5)
         await messages.get_message(timeout=5)
         await log.append(1, tokens(1, 1))
-        await log.lease("a", 30)
-        await log.lease("b", 30)
+        await log.lease(a, 30)
+        await log.lease(b, 30)
         await log.client.zadd(keys(log.id.stream_id)[2], {"expired": 1})
         await log.append(2, tokens(2, 2))
-        await log.lease("a", 0)
+        await log.lease(a, 0)
         await log.append(3, tokens(3, 3))
         found = [await messages.get_message(timeout=5) for _ in range(3)]
-    assert [each["channel"].decode() for each in found] == [
-        channel("a"),
-        channel("b"),
-        channel("b"),
-    ]
+    assert [each["channel"].decode() for each in found] == [channel(a), channel(b), channel(b)]
     assert all(each["data"].startswith(log.id.header) for each in found)
 
 
@@ -185,25 +184,26 @@ async def test_a_lease_tells_its_position_to_the_reader_and_the_readers_to_the_o
 
 
 async def test_a_log_that_is_deleted_is_gone_and_its_processes_are_told(log):
+    a = log.processes[0]
     await log.append(1, tokens(1, 2))
     async with log.client.pubsub(ignore_subscribe_messages=True) as messages:
-        await messages.subscribe(channel("a"), channel(log.id.epoch))
+        await messages.subscribe(channel(a), channel(log.id.epoch))
         await messages.get_message(timeout=5)
         await messages.get_message(timeout=5)
         # A node of a cluster may hand on this message later than the lease returns.
-        await log.lease("a", 5)
+        await log.lease(a, 5)
         leased = await messages.get_message(timeout=5)
         assert isinstance(decode_message(leased["data"]), ReadersMessage)
         await log.store.delete(log.id.stream_id, FACTS.tenant)
         found = [await messages.get_message(timeout=5) for _ in range(2)]
-    assert {each["channel"].decode() for each in found} == {channel("a"), channel(log.id.epoch)}
+    assert {each["channel"].decode() for each in found} == {channel(a), channel(log.id.epoch)}
     assert {decode_message(each["data"]) for each in found} == {DeletedMessage(log.id.stream_id)}
     entries, state, readers = keys(log.id.stream_id)
     assert not await log.client.exists(entries, readers)
     assert 0 < await log.client.ttl(state) <= DELETED_S
     await log.store.delete(log.id.stream_id, FACTS.tenant)
     assert (await log.append(1, tokens(1, 2))).outcome == Outcome.DELETED
-    assert (await log.lease("a", 5)).is_deleted
+    assert (await log.lease(a, 5)).is_deleted
     assert await log.store.read(log.id.stream_id, 0) is None
 
 
