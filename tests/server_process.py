@@ -4,6 +4,7 @@ The imports take most of the time of every start. So servers are forked from a p
 that is as single-threaded as one that begins; from there on they run what the command runs.
 """
 
+import asyncio
 import atexit
 import multiprocessing
 import os
@@ -14,10 +15,13 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import forkserver, reduction, resource_tracker
 from pathlib import Path
+
+from tokenwire_server.storage.database import Database
 
 STOP_S = 15
 
@@ -121,8 +125,13 @@ def _migrated_file():
     folder = tempfile.TemporaryDirectory(prefix="tw-schema-")
     atexit.register(folder.cleanup)
     path = Path(folder.name) / "tokenwire.db"
-    result = completed("migrate", "--database", f"sqlite:///{path}")
-    assert result.returncode == 0, result.stderr
+
+    async def migrate():
+        async with Database(f"sqlite:///{path}") as database:
+            await database.prepare(migrate=True)
+
+    with ThreadPoolExecutor(1) as thread:  # an event loop may be running in this one
+        thread.submit(asyncio.run, migrate()).result()
     return path
 
 

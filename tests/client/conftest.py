@@ -21,6 +21,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 import tokenwire
 from command_process import command
+from tokenwire.connect.channel import CANCEL_TIMEOUT_S
+from tokenwire.stream.retry import FIRST_WAIT_S
 from tokenwire.v1 import (
     caller_pb2,
     caller_pb2_grpc,
@@ -360,6 +362,14 @@ class CommandLine:
 async def client(server: ScriptedServer) -> AsyncIterator[tokenwire.AsyncClient]:
     async with tokenwire.AsyncClient(server.target) as each:
         yield each
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients wait a tenth as long before a retry, and for the server to confirm a cancellation."""
+    monkeypatch.setattr("tokenwire.stream.retry.FIRST_WAIT_S", FIRST_WAIT_S / 10)
+    for module in ("aio.chat_stream", "sync.chat_stream", "sync.transport"):
+        monkeypatch.setattr(f"tokenwire.{module}.CANCEL_TIMEOUT_S", CANCEL_TIMEOUT_S / 10)
 
 
 @pytest.fixture

@@ -245,6 +245,7 @@ async def test_a_stream_that_another_thread_cancels_while_it_starts_is_cancelled
     assert server.ended == [STREAM_ID]
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_a_stream_that_the_server_never_accepts_is_cancelled_in_bounded_time(server, client):
     called = asyncio.Event()
 
@@ -297,6 +298,7 @@ async def test_leaving_a_stream_resumed_by_hand_does_not_cancel_it(server, clien
     assert server.ended == []
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("gone", ["refused", "silent"])
 async def test_leaving_takes_a_bounded_time_if_the_server_is_unreachable(server, gone):
     server.script = plays_then_waits(started())
@@ -314,6 +316,7 @@ async def test_leaving_takes_a_bounded_time_if_the_server_is_unreachable(server,
         assert time.monotonic() - began < CANCEL_TIMEOUT_S + LIMIT_S
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_leaving_in_a_thread_takes_a_bounded_time_if_the_server_is_unreachable(server):
     server.script = plays_then_waits(started())
     loop = asyncio.get_running_loop()

@@ -130,6 +130,7 @@ def clients(request, server):
     return Clients(request.param, server.target)
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("refusal", [FULL, DRAINING], ids=["OVERLOADED", "DRAINING"])
 @pytest.mark.parametrize("resumable", [False, True])
 async def test_a_refused_stream_is_started_again_with_the_same_request(
@@ -151,6 +152,7 @@ async def test_a_refused_stream_is_started_again_with_the_same_request(
     assert server.ended == [], "there was no stream to cancel"
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("resumable", [False, True])
 async def test_a_stream_that_fails_before_its_first_content_is_started_again(
     server, clients, resumable
@@ -242,6 +244,7 @@ async def test_a_connection_that_breaks_after_the_request_was_sent_is_not_retrie
     assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_a_stream_that_was_retried_is_resumed_as_any_other(server, clients):
     lost = status(Code.UNAVAILABLE, "SLOW_READER")
     server.script = in_turn(
@@ -261,6 +264,7 @@ async def test_a_stream_that_was_retried_is_resumed_as_any_other(server, clients
     assert server.ended == []
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_the_values_of_a_stream_that_is_started_again_are_those_of_the_answer(
     server, clients
 ):
@@ -286,14 +290,15 @@ async def test_the_values_of_a_stream_that_is_started_again_are_those_of_the_ans
     assert [(each.pointer, each.value) for each in values] == [("/a", 1)]
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_a_stream_that_is_started_again_may_take_longer_than_its_linger(server, clients):
     async def slow(request, context):
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.4)
         await plays(*ANSWER)(request, context)
 
     server.script = in_turn(fails(FULL), slow)
 
-    brief = tokenwire.retention(linger_s=0.3)
+    brief = tokenwire.retention(linger_s=0.1)
     _, events, error = await clients.stream(resumable=True, retention=brief)
 
     assert error is None
@@ -301,6 +306,7 @@ async def test_a_stream_that_is_started_again_may_take_longer_than_its_linger(se
     assert len(server.requests) == 2
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_a_refused_reader_tries_again(server, clients):
     server.resume_scripts = [fails(FULL), plays(text(3, "b"), finished(4))]
 
@@ -323,6 +329,7 @@ async def test_retries_can_be_turned_off_for_a_client_or_a_call(server, clients,
     assert len(server.requests) == 2
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_the_last_error_is_raised_with_the_number_of_attempts(server, clients):
     server.script = fails(FULL)
 
@@ -351,6 +358,7 @@ async def test_the_deadline_includes_the_retries(server, clients):
     assert all(each < 1.1 for each in remaining)
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_chat_and_lookups_are_retried(server, clients, caplog):
     caplog.set_level(logging.INFO, "tokenwire")
     server.script = in_turn(fails(FULL), fails(FAILED), replies)

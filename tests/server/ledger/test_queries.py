@@ -158,7 +158,7 @@ async def test_an_abandoned_query_ends_at_once(database):
             assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
 
 
-async def test_the_error_for_exhausted_connections_contains_no_link(database):
+async def test_the_error_for_exhausted_connections_contains_no_link(impatient, database):
     """A link to SQLAlchemy's documentation."""
     async with AsyncExitStack() as stack:
         for _ in range(sqlite_module.MAX_CONNECTIONS):
