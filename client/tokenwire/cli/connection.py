@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -33,6 +35,8 @@ MAX_KEY_BYTES = 4096
 
 PANEL = "Connection options"
 
+_TLS_FIELD = re.compile(r"tls\.(ca|cert|key)")
+
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -60,7 +64,7 @@ class Connection:
             max_retries = MAX_RETRIES if retries else 0
             return AsyncClient(self.target, key=key, tls=self._tls(), max_retries=max_retries)
         except ValueError as error:
-            say(f"tokenwire: {error}")
+            say(f"tokenwire: {self._with_options_named(str(error))}")
             raise SystemExit(EXIT_WRONG_USAGE) from None
 
     def is_encrypted(self) -> bool:
@@ -86,6 +90,20 @@ class Connection:
         if not any(given.values()):
             return self.tls
         return replace(named_tls() or Tls(), **{name: path for name, path in given.items() if path})
+
+    def _with_options_named(self, message: str) -> str:
+        """Return an error of the client that names options or variables in place of fields of `Tls`."""
+        variables = {"ca": CA_VARIABLE, "cert": CERT_VARIABLE, "key": TLS_KEY_VARIABLE}
+
+        def name(field: re.Match[str]) -> str:
+            option, variable = f"tls_{field[1]}", variables[field[1]]
+            is_variable = getattr(self, option) is None and os.environ.get(variable)
+            return variable if is_variable else "--" + option.replace("_", "-")
+
+        fields, separator, problem = message.partition(": ")
+        if problem.startswith("is required with "):  # otherwise it contains paths
+            problem = _TLS_FIELD.sub(name, problem)
+        return _TLS_FIELD.sub(name, fields) + separator + problem
 
 
 class ServerCommand(Command):

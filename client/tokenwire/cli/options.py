@@ -30,6 +30,7 @@ from .values import (
     WrongUsage,
     choice_parser,
     label_value,
+    model_value,
     number_value,
     positive_int_value,
     sequence_value,
@@ -66,7 +67,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        parser=text_value,
+        parser=model_value,
         help=f"PROVIDER/MODEL or an alias.  [default: ${MODEL_VARIABLE}, or {DEFAULT_MODEL}]",
     ),
 ]
@@ -75,7 +76,7 @@ Fallbacks = Annotated[
     typer.Option(
         "--fallback",
         metavar="MODEL",
-        parser=text_value,
+        parser=model_value,
         help="Model that answers if the others fail before they have sent anything. Can be repeated: "
         "they are tried in this order.  [default: those in the server's configuration]",
     ),

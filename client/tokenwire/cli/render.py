@@ -40,6 +40,9 @@ class Output(Protocol):
     def name(self, stream_id: str) -> None:
         """Show the stream's id on stderr, before the first event or after the end."""
 
+    def note(self, line: str) -> None:
+        """Show a line about the stream on stderr, between two events."""
+
     def end(self, *summary: str, interrupted: bool = False) -> None:
         """Finish the output, and print the summary's lines on stderr. Call it once for each stream.
 
@@ -74,6 +77,9 @@ class JsonOutput:
         if stream_id:
             say(stream_line(stream_id))
 
+    def note(self, line: str) -> None:
+        say(line)
+
     def end(self, *summary: str, interrupted: bool = False) -> None:  # noqa: ARG002  # writes no text
         for line in summary:
             say(line)
@@ -94,17 +100,23 @@ class PlainOutput:
                 write_stdout(event.text.text)
                 self._in_line = not event.text.text.endswith("\n")
             case "tool_call":
-                self._say(_tool_call_text(event.tool_call.tool_call))
+                self.note(_tool_call_text(event.tool_call.tool_call))
             case "invalid_tool_call":
-                self._say(_invalid_call_text(event.invalid_tool_call))
+                self.note(_invalid_call_text(event.invalid_tool_call))
             case "citation":
                 self._sources.add(event.citation)
             case "notice" if line := _notice_text(event.notice):
-                self._say(line)
+                self.note(line)
 
     def name(self, stream_id: str) -> None:
         if stream_id:
             say(stream_line(stream_id))
+
+    def note(self, line: str) -> None:
+        if self._in_line and self._is_shared:
+            write_stdout("\n")
+            self._in_line = False
+        say(line)
 
     def end(self, *summary: str, interrupted: bool = False) -> None:
         try:
@@ -119,12 +131,6 @@ class PlainOutput:
         finally:
             for line in (*self._sources.lines(), *summary):
                 say(line)
-
-    def _say(self, line: str) -> None:
-        if self._in_line and self._is_shared:
-            write_stdout("\n")
-            self._in_line = False
-        say(line)
 
 
 class TerminalOutput:
@@ -154,12 +160,15 @@ class TerminalOutput:
             case "citation":
                 self._sources.add(event.citation)
             case "notice" if line := _notice_text(event.notice):
-                self._end_line()
-                self._say(line)
+                self.note(line)
 
     def name(self, stream_id: str) -> None:
         if stream_id:
             self._say(stream_line(stream_id))
+
+    def note(self, line: str) -> None:
+        self._end_line()
+        self._say(line)
 
     def end(self, *summary: str, interrupted: bool = False) -> None:  # noqa: ARG002  # a terminal stays
         if self._in_line:

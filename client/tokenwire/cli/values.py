@@ -42,6 +42,12 @@ def text_value(text: str) -> str:
     return text
 
 
+def model_value(text: str) -> str:
+    if not text.strip():  # perhaps a variable of the shell that is not set
+        raise ValueError("the model's name is empty")
+    return text_value(text)
+
+
 def stream_id_value(text: str) -> str:
     if not text.strip():
         raise ValueError("the stream's id is empty")

@@ -5,6 +5,7 @@ Both clients drive it: they do the I/O, and pass the time in seconds of one mono
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import Any, NamedTuple, TypedDict
 
@@ -28,6 +29,8 @@ from .answer_builder import AnswerBuilder, is_content
 from .continuation import CannotContinue, continuation_of
 from .resume import ResumePolicy, has_ended, is_resumable
 from .retry import Retries
+
+logger = logging.getLogger("tokenwire")
 
 MAX_MOVES = 3
 """Consecutive moves without a new event. A load balancer may choose the server that drains again: after so
@@ -272,9 +275,18 @@ class Reading:
         if wait_s is None:
             return Pause(self._retry_wait_s(error, now), reaches_deadline=False)
         remaining_s = self.remaining_s(now)
-        if remaining_s is None or wait_s < remaining_s:
-            return Pause(wait_s, reaches_deadline=False)
-        return Pause(remaining_s, reaches_deadline=True)
+        if remaining_s is not None and wait_s >= remaining_s:
+            return Pause(remaining_s, reaches_deadline=True)
+        logger.log(
+            logging.INFO if wait_s else logging.DEBUG,
+            "the stream %s is resumed in %.1f s, after event %d: %s",
+            self.stream_id,
+            wait_s,
+            self.last_sequence,
+            error,
+            extra={"wait_s": wait_s},
+        )
+        return Pause(wait_s, reaches_deadline=False)
 
     def patience_s(self, now: float) -> float | None:
         """Return how long to wait for the server's answer to an attempt to resume that starts now."""

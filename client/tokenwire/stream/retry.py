@@ -85,5 +85,6 @@ class Retries:
             count + 1,
             self.max_retries,
             error,
+            extra={"wait_s": wait_s},
         )
         return wait_s

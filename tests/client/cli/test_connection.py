@@ -98,7 +98,11 @@ async def test_certificate_options_override_variables(tls_server, authority, tmp
     done = await command_line.run("models", "--tls-ca", str(authority.ca))
 
     assert (missing.code, missing.out) == (2, "")
-    assert "tokenwire: tls.ca: cannot read " in missing.err
+    path = tmp_path / "missing"
+    assert (
+        missing.err
+        == f"tokenwire: TOKENWIRE_TLS_CA: cannot read {path}: No such file or directory\n"
+    )
     assert (done.code, done.err) == (0, "")
 
 

@@ -6,6 +6,8 @@ import re
 import signal
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
 
 import tokenwire
 from tokenwire.v1 import chat_pb2
@@ -121,6 +123,21 @@ async def test_with_resumable_a_broken_connection_is_not_noticed(real_server):
     named, summary = err.decode().splitlines()
     assert re.fullmatch(r"stream [0-9a-f]{32}", named)
     assert summary.startswith("TTFT ")
+
+
+async def test_a_wait_before_a_stream_is_resumed_is_shown_with_its_reason(server, command_line):
+    overloaded = status(
+        Code.UNAVAILABLE, "OVERLOADED", more=[RetryInfo(retry_delay=Duration(seconds=1))]
+    )
+    server.script = fails(status(Code.UNAVAILABLE, "DRAINING"), started(), text(2, "a"))
+    server.resume_scripts = [fails(overloaded), plays(text(3, "b"), finished(4))]
+
+    done = await command_line.run("chat", "Hi", "--resumable")
+
+    assert (done.code, done.out) == (0, "ab\n")
+    named, wait, _ = done.err.splitlines()
+    assert named == f"stream {STREAM_ID}"
+    assert wait == f"the {named} is resumed in 1.0 s, after event 2: OVERLOADED: said by the server"
 
 
 async def test_ctrl_c_cancels_a_resumable_stream_and_reports_its_usage(server, command_line):

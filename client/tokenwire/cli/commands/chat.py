@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
+from collections.abc import Iterator
 
 from tokenwire.v1.event_pb2 import Finished
 from tokenwire.v1.usage_pb2 import Usage
@@ -24,6 +26,9 @@ USAGE_TIMEOUT_S = 1.0
 INTERRUPT_WAIT_S = 0.1
 """How long to wait for SIGINT after the reader of stdout left. Ctrl-C signals the whole pipeline, and the
 reader may be gone before the signal is handled here."""
+
+SHOWN_WAIT_S = 1.0
+"""A wait of the client that is at least as long is shown: the command would seem to hang."""
 
 
 async def chat(
@@ -94,19 +99,47 @@ async def show_events(
         asyncio.CancelledError: Ctrl-C was pressed, which may have ended the reader of stdout too.
     """
     try:
-        async with stream:
-            named = stream.stream_id
-            if name_first:
-                screen.name(named)
-            async for event in stream:
-                if name_first and stream.stream_id != named:  # it was started again
-                    named = stream.stream_id
+        with _waits_shown_on(screen):
+            async with stream:
+                named = stream.stream_id
+                if name_first:
                     screen.name(named)
-                tally.add(event, time.monotonic() - began)
-                screen.show(event)
+                async for event in stream:
+                    if name_first and stream.stream_id != named:  # it was started again
+                        named = stream.stream_id
+                        screen.name(named)
+                    tally.add(event, time.monotonic() - began)
+                    screen.show(event)
     except BrokenPipeError:
         await asyncio.sleep(INTERRUPT_WAIT_S)
         raise
+
+
+class _WaitHandler(logging.Handler):
+    """Shows warnings of the client, and records that announce a long wait."""
+
+    def __init__(self, screen: Output) -> None:
+        super().__init__(logging.INFO)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or getattr(record, "wait_s", 0.0) >= SHOWN_WAIT_S:
+            with contextlib.suppress(OSError):  # the next event raises it
+                self._screen.note(record.getMessage())
+
+
+@contextlib.contextmanager
+def _waits_shown_on(screen: Output) -> Iterator[None]:
+    """Show why the client waits before it retries a request or resumes a stream."""
+    logger, handler = logging.getLogger("tokenwire"), _WaitHandler(screen)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 async def _usage(client: AsyncClient, stream_id: str) -> Usage | None:
