@@ -272,6 +272,7 @@ def pytest_collection_modifyitems(items):
         named = {each for each in parameters.values() if isinstance(each, str)}
         if PROCESS_FIXTURES & {*item.fixturenames, *named}:
             item.add_marker("process")
+    items.sort(key=lambda item: item.path)  # all workers need the same order
     yield  # some are deselected
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if _name(item) in SLOW_FILES]
@@ -293,9 +294,26 @@ GC_THRESHOLDS = (700, 10, 100)
 """As Python has them, but all objects are visited ten times less often: with 10, that is 5% of the CPU time."""
 
 
-def pytest_collection():
-    """Do not collect garbage while modules are imported and tests are made: almost all of that stays."""
+def pytest_collection(session):
+    """Do not collect garbage while modules are imported and tests are made: almost all of that stays.
+
+    Each worker begins in another folder: in a new checkout, it rewrites the assertions there, and the other
+    workers find them rewritten.
+    """
     gc.disable()
+    config = session.config
+    if number := getattr(config, "workerinput", {}).get("workerid", "").removeprefix("gw"):
+        parts = [part for argument in config.args for part in _parts(Path(argument))]
+        start = len(parts) * int(number) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        config.args = parts[start:] + parts[:start]
+
+
+def _parts(path, depth=2):
+    """Return the parts of a folder as arguments for pytest. An argument that is no folder has one."""
+    if not depth or not path.is_dir():
+        return [str(path)]
+    inside = [each for each in path.iterdir() if each.is_dir() or each.match("test_*.py")]
+    return [part for each in sorted(inside) for part in _parts(each, depth - 1)]
 
 
 def pytest_collection_finish():
