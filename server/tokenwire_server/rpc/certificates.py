@@ -22,6 +22,10 @@ MAX_PEM_BYTES = 4 * 2**20
 """Size of one file. The authorities that a system trusts are 200 KiB."""
 
 
+class FilesChanged(ConfigError):
+    """The files changed while they were checked. What was found in them has no meaning."""
+
+
 @dataclass(frozen=True)
 class PemFiles:
     """The content of the files at one moment."""
@@ -52,7 +56,7 @@ def read(tls: TlsConfig) -> PemFiles:
 def check(files: PemFiles, tls: TlsConfig) -> Certificates:
     """Return the certificates if the server can use them now and every client accepts them.
 
-    Raises ConfigError. Takes some milliseconds: a handshake.
+    Raises FilesChanged if the files have changed meanwhile, or ConfigError. Takes milliseconds: a handshake.
     """
     cert, key = _pair(tls)
     where = f"tls.cert: {cert}"
@@ -65,13 +69,26 @@ def check(files: PemFiles, tls: TlsConfig) -> Certificates:
         _trusting(authorities, f"tls.client_ca: {tls.client_ca}")  # raises if one is damaged
         client_ca = _pem(authorities)
     _check_key(files.key, chain[0], tls)
-    server = _serving(cert, key)
-    if read(tls) != files:
-        raise ConfigError(f"{where}: changed while it was read")
+    try:
+        server = _serving(cert, key)
+    except ConfigError:
+        _check_unchanged(files, tls)
+        raise
+    _check_unchanged(files, tls)
     _check_handshake(server, client, where)
     if not _has_common_key(chain[0]):
         raise ConfigError(f"{where}: its key must be RSA or P-256 or P-384")
     return Certificates(_pem(chain), files.key, client_ca, chain[0].not_valid_after_utc.timestamp())
+
+
+def _check_unchanged(files: PemFiles, tls: TlsConfig) -> None:
+    """Check that what OpenSSL has read from the files is what was checked."""
+    try:
+        is_unchanged = read(tls) == files
+    except ConfigError:  # one of them is being replaced
+        is_unchanged = False
+    if not is_unchanged:
+        raise FilesChanged(f"tls.cert: {tls.cert}: it or its key changed while they were checked")
 
 
 def _pair(tls: TlsConfig) -> tuple[Path, Path]:

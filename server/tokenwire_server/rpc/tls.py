@@ -16,7 +16,7 @@ from ..config import ConfigError, TlsConfig
 from ..errors import Unauthenticated
 from ..tenants.key import TENANT_NAME
 from ..threads import ReaderThread
-from .certificates import Certificates, PemFiles, check, read
+from .certificates import Certificates, FilesChanged, PemFiles, check, read
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,15 @@ class ServerTls:
         is_stable, self._last_read = files == self._last_read, files
         if not is_stable or files == self._last_checked:
             return
-        self._last_checked = files
         try:
             if isinstance(files, str):
                 raise ConfigError(files)
             self.use(files, check(files, self._config))
+        except FilesChanged:
+            return  # the next poll reads them again
         except ConfigError as error:
             logger.warning("%s; the previous certificates stay in use", error)
+        self._last_checked = files
 
     def changed(self) -> tuple[PemFiles, Certificates] | None:
         """Read and check the files now. Return them for `use`, or None if they have not changed.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tokenwire_server.config import ConfigError, TlsConfig
 from tokenwire_server.errors import Unauthenticated
+from tokenwire_server.rpc import certificates
 from tokenwire_server.rpc import tls as module
 from tokenwire_server.rpc.tls import ServerTls, tenant_of
 
@@ -139,6 +140,25 @@ def test_a_pair_that_is_half_written_is_not_logged(files, caplog):
     settle(tls)
     assert warnings_in(caplog) == []
     assert len(caplog.records) == 2
+
+
+async def test_a_pair_that_changes_while_it_is_checked_is_not_logged(files, caplog, monkeypatch):
+    tls, first, second = ServerTls(files.config), AUTHORITY.issue(), AUTHORITY.issue()
+    load = certificates._serving
+
+    def load_later(cert, key):
+        monkeypatch.setattr(certificates, "_serving", load)
+        files.cert.write_bytes(second.cert)
+        return load(cert, key)
+
+    monkeypatch.setattr(certificates, "_serving", load_later)
+    files.write(first)
+    settle(tls)
+    files.write(first)
+    tls.poll()
+    async with listening(tls) as port:
+        assert await shown(port) == first.der
+    assert warnings_in(caplog) == []
 
 
 async def test_a_broken_replacement_is_logged_once_and_changes_nothing_until_it_is_fixed(
