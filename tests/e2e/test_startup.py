@@ -14,12 +14,11 @@ import pytest
 
 from server_process import completed
 
-_folder = tempfile.TemporaryDirectory()
-
 
 def serve(*arguments, env=None):
-    """What becomes of a server that cannot start, in a folder that holds nothing."""
-    return completed("serve", *arguments, env=env, cwd=_folder.name)
+    """Run a server that cannot start, in an empty folder. Return its output and exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        return completed("serve", *arguments, env=env, cwd=folder)
 
 
 def test_without_a_provider_key_the_server_names_the_variable_to_set():
