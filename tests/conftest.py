@@ -238,6 +238,9 @@ SLOW_FILES = {
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
     """Let the workers of xdist fork servers from one process, so that it is imported once."""
+    options = node.config.option
+    is_whole = node.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    node.workerinput["runs_all"] = is_whole and not (options.ignore or options.ignore_glob)
     if "process" not in node.config.option.markexpr:
         node.workerinput["forkserver"] = forkserver_address()
 
@@ -272,7 +275,8 @@ def pytest_collection_modifyitems(items):
         named = {each for each in parameters.values() if isinstance(each, str)}
         if PROCESS_FIXTURES & {*item.fixturenames, *named}:
             item.add_marker("process")
-    items.sort(key=lambda item: item.path)  # all workers need the same order
+    if items and _runs_all(items[0].config):
+        items.sort(key=lambda item: item.path)  # all workers need the same order
     yield  # some are deselected
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if _name(item) in SLOW_FILES]
@@ -297,23 +301,27 @@ GC_THRESHOLDS = (700, 10, 100)
 def pytest_collection(session):
     """Do not collect garbage while modules are imported and tests are made: almost all of that stays.
 
-    Each worker begins in another folder: in a new checkout, it rewrites the assertions there, and the other
-    workers find them rewritten.
+    If all tests are run, each worker begins in another folder. In a new checkout, pytest rewrites the
+    assertions of each file, and so most files are rewritten by one worker only.
     """
     gc.disable()
     config = session.config
-    if number := getattr(config, "workerinput", {}).get("workerid", "").removeprefix("gw"):
-        parts = [part for argument in config.args for part in _parts(Path(argument))]
-        start = len(parts) * int(number) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        config.args = parts[start:] + parts[:start]
+    if _runs_all(config):
+        folders = [folder for part in _parts(TESTS) for folder in _parts(part)]
+        number = int(config.workerinput["workerid"].removeprefix("gw"))
+        start = len(folders) * number // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        config.args = [str(path) for path in folders[start:] + folders[:start]]
 
 
-def _parts(path, depth=2):
-    """Return the parts of a folder as arguments for pytest. An argument that is no folder has one."""
-    if not depth or not path.is_dir():
-        return [str(path)]
-    inside = [each for each in path.iterdir() if each.is_dir() or each.match("test_*.py")]
-    return [part for each in sorted(inside) for part in _parts(each, depth - 1)]
+def _runs_all(config):
+    """Return whether this is a worker of xdist, and whether the workers run all tests."""
+    return getattr(config, "workerinput", {}).get("runs_all", False)
+
+
+def _parts(path):
+    """Return the folders and the files of tests in a folder, or a file itself."""
+    inside = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [each for each in inside if each.is_dir() or each.match("test_*.py")]
 
 
 def pytest_collection_finish():

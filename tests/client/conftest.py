@@ -366,7 +366,7 @@ async def client(server: ScriptedServer) -> AsyncIterator[tokenwire.AsyncClient]
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let clients wait a tenth as long before a retry, and for the server to confirm a cancellation."""
+    """Divide by ten how long clients wait before a retry, and for the confirmation of a cancellation."""
     monkeypatch.setattr("tokenwire.stream.retry.FIRST_WAIT_S", FIRST_WAIT_S / 10)
     for module in ("aio.chat_stream", "sync.chat_stream", "sync.transport"):
         monkeypatch.setattr(f"tokenwire.{module}.CANCEL_TIMEOUT_S", CANCEL_TIMEOUT_S / 10)

@@ -263,7 +263,7 @@ async def test_a_stream_that_the_server_never_accepts_is_cancelled_in_bounded_ti
     entering = asyncio.create_task(enter())
     await called.wait()
     stream.cancel()
-    async with asyncio.timeout(CANCEL_TIMEOUT_S + LIMIT_S):
+    async with asyncio.timeout(CANCEL_TIMEOUT_S):  # ten times as long as it waits
         with pytest.raises(tokenwire.Cancelled):
             await entering
     assert server.ended == []
@@ -313,7 +313,7 @@ async def test_leaving_takes_a_bounded_time_if_the_server_is_unreachable(server,
             else:
                 wire.frozen = True
             began = time.monotonic()
-        assert time.monotonic() - began < CANCEL_TIMEOUT_S + LIMIT_S
+        assert time.monotonic() - began < CANCEL_TIMEOUT_S
 
 
 @pytest.mark.usefixtures("short_waits")
@@ -332,7 +332,7 @@ async def test_leaving_in_a_thread_takes_a_bounded_time_if_the_server_is_unreach
         return time.monotonic() - began
 
     async with wire_to(server.target) as wire:
-        assert await asyncio.to_thread(leave, wire) < CANCEL_TIMEOUT_S + LIMIT_S
+        assert await asyncio.to_thread(leave, wire) < CANCEL_TIMEOUT_S
 
 
 async def test_the_generation_is_cancelled_if_the_connection_breaks_while_leaving(server):

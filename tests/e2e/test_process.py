@@ -31,7 +31,7 @@ class Slow:
     def find_spec(self, name, path, target=None):
         if name == sys.argv[1]:
             print("importing", flush=True)
-            for _ in range(6000):  # a signal just before a sleep does not end it
+            for _ in range(6000):  # a signal that arrives just before a sleep does not interrupt it
                 time.sleep(0.01)
 
 sys.meta_path.insert(0, Slow())

@@ -74,8 +74,8 @@ class AsyncClient(AsyncChatMethods):
     it has used nothing. Before a retry, the client waits for the error's `retry_after_s` plus a random time:
     0.2 to 0.4 seconds, and twice as much for each further retry. If this is more than 20 seconds, or more
     than the rest of `timeout`, the error is raised immediately. `stream.retries` has the errors,
-    `error.attempts` the number of attempts. The logger `tokenwire` records each retry at level INFO, and each
-    wait before a stream is resumed. `cancel`, `delete` and `usage_records` are not retried.
+    `error.attempts` the number of attempts. The logger `tokenwire` records each retry, and each wait before a
+    stream is resumed, at level INFO. `cancel`, `delete` and `usage_records` are not retried.
 
     Raises:
         TypeError: an argument is unknown or of the wrong type. For a name that other clients use, such as

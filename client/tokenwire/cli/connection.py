@@ -64,7 +64,7 @@ class Connection:
             max_retries = MAX_RETRIES if retries else 0
             return AsyncClient(self.target, key=key, tls=self._tls(), max_retries=max_retries)
         except ValueError as error:
-            say(f"tokenwire: {self._with_options_named(str(error))}")
+            say(f"tokenwire: {self._name_options(str(error))}")
             raise SystemExit(EXIT_WRONG_USAGE) from None
 
     def is_encrypted(self) -> bool:
@@ -91,17 +91,19 @@ class Connection:
             return self.tls
         return replace(named_tls() or Tls(), **{name: path for name, path in given.items() if path})
 
-    def _with_options_named(self, message: str) -> str:
-        """Return an error of the client that names options or variables in place of fields of `Tls`."""
+    def _name_options(self, message: str) -> str:
+        """Replace fields of `Tls` in an error of the client with the options or variables that set them."""
         variables = {"ca": CA_VARIABLE, "cert": CERT_VARIABLE, "key": TLS_KEY_VARIABLE}
 
         def name(field: re.Match[str]) -> str:
             option, variable = f"tls_{field[1]}", variables[field[1]]
-            is_variable = getattr(self, option) is None and os.environ.get(variable)
+            is_variable = not getattr(self, option) and os.environ.get(variable)
             return variable if is_variable else "--" + option.replace("_", "-")
 
         fields, separator, problem = message.partition(": ")
-        if problem.startswith("is required with "):  # otherwise it contains paths
+        if not _TLS_FIELD.match(fields):
+            return message
+        if problem.startswith("is required with "):  # other problems contain paths
             problem = _TLS_FIELD.sub(name, problem)
         return _TLS_FIELD.sub(name, fields) + separator + problem
 

@@ -61,7 +61,7 @@ class _AnswerMarkdown(Markdown):
 class LiveMarkdown:
     """Shows Markdown that arrives in pieces. Use it inside a running event loop, and call `finish`.
 
-    Both methods raise OSError if the terminal cannot be written.
+    All methods raise OSError if the terminal cannot be written.
     """
 
     def __init__(self, console: Console) -> None:
@@ -90,6 +90,14 @@ class LiveMarkdown:
             self._timer = None
         complete, self._tail = self._tail, ""
         self._draw(complete, "")
+
+    def make_room(self) -> None:
+        """Erase the last block, which leaves the cursor on an empty line. Draw it again after REFRESH_S."""
+        if self._timer is not None:
+            self._timer.cancel()
+        complete, self._tail = split_last_block(self._tail)
+        self._draw(complete, "")
+        self._timer = asyncio.get_running_loop().call_later(REFRESH_S, self._refresh)
 
     def _refresh(self) -> None:
         self._timer = None

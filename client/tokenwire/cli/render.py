@@ -160,7 +160,8 @@ class TerminalOutput:
             case "citation":
                 self._sources.add(event.citation)
             case "notice" if line := _notice_text(event.notice):
-                self.note(line)
+                self._end_line()
+                self._say(line)
 
     def name(self, stream_id: str) -> None:
         if stream_id:
@@ -219,6 +220,13 @@ class MarkdownOutput(TerminalOutput):
         self._wrapper: WordWrapper | None = None
         self._wrapped: tuple[int, str | None] = (0, None)
         """Index and style of the reasoning in the wrapper."""
+
+    def note(self, line: str) -> None:
+        if self._markdown is None:
+            super().note(line)
+        else:  # the block may continue after it
+            self._markdown.make_room()
+            self._say(line)
 
     def end(self, *summary: str, interrupted: bool = False) -> None:
         self._end_line()

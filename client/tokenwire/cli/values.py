@@ -43,8 +43,8 @@ def text_value(text: str) -> str:
 
 
 def model_value(text: str) -> str:
-    if not text.strip():  # perhaps a variable of the shell that is not set
-        raise ValueError("the model's name is empty")
+    if not text.strip():  # for example an unset shell variable
+        raise ValueError("the model name is empty")
     return text_value(text)
 
 

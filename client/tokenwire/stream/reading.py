@@ -1,4 +1,4 @@
-"""The state of one stream that a client reads. Pure: no I/O, no clock.
+"""The state of one stream that a client reads. Pure: no I/O except log records, no clock.
 
 Both clients drive it: they do the I/O, and pass the time in seconds of one monotonic clock.
 """
@@ -276,10 +276,17 @@ class Reading:
             return Pause(self._retry_wait_s(error, now), reaches_deadline=False)
         remaining_s = self.remaining_s(now)
         if remaining_s is not None and wait_s >= remaining_s:
+            logger.info(
+                "the stream %s cannot be resumed before the deadline in %.1f s: %s",
+                self.stream_id,
+                remaining_s,
+                error,
+                extra={"wait_s": remaining_s},
+            )
             return Pause(remaining_s, reaches_deadline=True)
         logger.log(
             logging.INFO if wait_s else logging.DEBUG,
-            "the stream %s is resumed in %.1f s, after event %d: %s",
+            "the stream %s will be resumed in %.1f s, after event %d: %s",
             self.stream_id,
             wait_s,
             self.last_sequence,

@@ -80,7 +80,7 @@ class Retries:
             return None
         self.errors.append(error)
         logger.info(
-            "the request is sent again in %.1f s (retry %d of %d): %s",
+            "the request will be sent again in %.1f s (retry %d of %d): %s",
             wait_s,
             count + 1,
             self.max_retries,

@@ -23,7 +23,7 @@ MAX_PEM_BYTES = 4 * 2**20
 
 
 class FilesChanged(ConfigError):
-    """The files changed while they were checked. What was found in them has no meaning."""
+    """The files changed while they were checked, so the result is invalid."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def read(tls: TlsConfig) -> PemFiles:
 def check(files: PemFiles, tls: TlsConfig) -> Certificates:
     """Return the certificates if the server can use them now and every client accepts them.
 
-    Raises FilesChanged if the files have changed meanwhile, or ConfigError. Takes milliseconds: a handshake.
+    Raises FilesChanged if the files change during the check, and ConfigError for any fault. Performs a
+    handshake, which takes some milliseconds.
     """
     cert, key = _pair(tls)
     where = f"tls.cert: {cert}"
@@ -82,13 +83,13 @@ def check(files: PemFiles, tls: TlsConfig) -> Certificates:
 
 
 def _check_unchanged(files: PemFiles, tls: TlsConfig) -> None:
-    """Check that what OpenSSL has read from the files is what was checked."""
+    """Raise FilesChanged unless the files still have the content that was checked."""
     try:
         is_unchanged = read(tls) == files
     except ConfigError:  # one of them is being replaced
         is_unchanged = False
     if not is_unchanged:
-        raise FilesChanged(f"tls.cert: {tls.cert}: it or its key changed while they were checked")
+        raise FilesChanged(f"tls.cert: {tls.cert}: the TLS files changed while they were checked")
 
 
 def _pair(tls: TlsConfig) -> tuple[Path, Path]:

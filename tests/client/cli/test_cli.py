@@ -294,7 +294,7 @@ async def test_the_prompt_is_read_from_stdin(server, command_line, arguments):
             None,
             "'x' is not a whole number of at least 1",
         ),
-        (["chat", "Hi", "--model", ""], None, "--model: the model's name is empty"),
+        (["chat", "Hi", "--model", ""], None, "--model: the model name is empty"),
         (["chat", "Hi", "--temperature", "hot"], None, "--temperature: 'hot' is not a number"),
         (["chat", "Hi", "--model", os.fsdecode(b"\xff")], None, "not UTF-8"),
         (["chta"], None, "no command 'chta'; did you mean chat?"),

@@ -106,6 +106,25 @@ async def test_certificate_options_override_variables(tls_server, authority, tmp
     assert (done.code, done.err) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("options", "variables", "says"),
+    [
+        (["--tls-ca", "missing"], {}, "--tls-ca: cannot read missing: No such file or directory"),
+        (["--tls-ca", ""], {"CA": "missing"}, "TOKENWIRE_TLS_CA: cannot read missing: No such"),
+        (["--tls-cert", "c"], {}, "--tls-key: is required with --tls-cert"),
+        ([], {"CLIENT_KEY": "k"}, "--tls-cert: is required with TOKENWIRE_TLS_CLIENT_KEY"),
+        (["--key-file", "no/tls.key"], {}, "--key-file no/tls.key: cannot read it: No such file"),
+    ],
+)
+async def test_an_unusable_file_is_named_with_its_option_or_variable(
+    command_line, options, variables, says
+):
+    command_line.environment |= {f"TOKENWIRE_TLS_{name}": file for name, file in variables.items()}
+    done = await command_line.run("models", *options)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"tokenwire: {says}")
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("options", "says"),

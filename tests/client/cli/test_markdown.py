@@ -204,6 +204,26 @@ def test_a_block_that_is_longer_than_the_screen_shows_its_end():
     assert end.splitlines() == [f" • item {number}" for number in range(30)]
 
 
+def test_a_line_that_is_written_between_does_not_end_the_last_block():
+    async def draw():
+        console = Console(file=io.StringIO(), force_terminal=True, width=40, height=10)
+        markdown = LiveMarkdown(console)
+        markdown.add("Before\n\n```\na = 1\n")
+        await asyncio.sleep(2 * REFRESH_S)
+        markdown.make_room()
+        console.print("a note")
+        await asyncio.sleep(2 * REFRESH_S)
+        live = screen_of(console.file.getvalue())
+        markdown.add("# comment\n```\n\nAfter")
+        markdown.finish()
+        return live, screen_of(console.file.getvalue())
+
+    live, end = asyncio.run(draw())
+
+    assert live.splitlines() == ["Before", "a note", "", " a = 1"]
+    assert end.splitlines() == ["Before", "a note", "", " a = 1", " # comment", "", "After"]
+
+
 def test_words_are_wrapped():
     async def draw():
         console = Console(file=io.StringIO(), force_terminal=True, width=20)

@@ -137,7 +137,10 @@ async def test_a_wait_before_a_stream_is_resumed_is_shown_with_its_reason(server
     assert (done.code, done.out) == (0, "ab\n")
     named, wait, _ = done.err.splitlines()
     assert named == f"stream {STREAM_ID}"
-    assert wait == f"the {named} is resumed in 1.0 s, after event 2: OVERLOADED: said by the server"
+    assert (
+        wait
+        == f"the {named} will be resumed in 1.0 s, after event 2: OVERLOADED: said by the server"
+    )
 
 
 async def test_ctrl_c_cancels_a_resumable_stream_and_reports_its_usage(server, command_line):

@@ -125,5 +125,6 @@ def test_a_retry_is_logged(caplog):
     (record,) = caplog.records
     assert record.name == "tokenwire"
     assert record.getMessage() == (
-        "the request is sent again in 1.7 s (retry 1 of 2): UNAVAILABLE: m"
+        "the request will be sent again in 1.7 s (retry 1 of 2): UNAVAILABLE: m"
     )
+    assert round(record.wait_s, 3) == 1.7

@@ -20,7 +20,7 @@ async def test_metadata_of_nearly_the_maximum_size_is_always_accepted(serve):
 
 
 async def test_larger_metadata_is_always_refused(serve):
-    """By default gRPC refuses metadata at random if it is larger by less than a quarter: of this, each 40th."""
+    """By default, gRPC refuses metadata of this size at random: about one call in 40."""
     api = await serve({KEY: {}})
     padding = ("padding", "x" * (MAX_METADATA_BYTES + 100))
     for _ in range(2):

@@ -142,13 +142,18 @@ def test_a_pair_that_is_half_written_is_not_logged(files, caplog):
     assert len(caplog.records) == 2
 
 
-async def test_a_pair_that_changes_while_it_is_checked_is_not_logged(files, caplog, monkeypatch):
+@pytest.mark.parametrize("is_complete", [False, True])
+async def test_a_pair_that_changes_while_it_is_checked_is_not_logged(
+    files, caplog, monkeypatch, is_complete
+):
     tls, first, second = ServerTls(files.config), AUTHORITY.issue(), AUTHORITY.issue()
     load = certificates._serving
 
     def load_later(cert, key):
         monkeypatch.setattr(certificates, "_serving", load)
         files.cert.write_bytes(second.cert)
+        if is_complete:
+            files.key.write_bytes(second.key)
         return load(cert, key)
 
     monkeypatch.setattr(certificates, "_serving", load_later)

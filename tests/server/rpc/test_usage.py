@@ -231,7 +231,7 @@ def longest_step_s(monkeypatch):
         return found
 
     gc.collect()
-    gc.freeze()  # for good: `unfreeze` would make each collection of the later tests take 0.4 s
+    gc.freeze()  # permanently: `unfreeze` would make each collection of later tests take 0.4 s
     return longest
 
 

@@ -28,7 +28,7 @@ INTERRUPT_WAIT_S = 0.1
 reader may be gone before the signal is handled here."""
 
 SHOWN_WAIT_S = 1.0
-"""A wait of the client that is at least as long is shown: the command would seem to hang."""
+"""Shortest wait of the client that is shown, in seconds. Without the line, the command would seem to hang."""
 
 
 async def chat(
@@ -99,7 +99,7 @@ async def show_events(
         asyncio.CancelledError: Ctrl-C was pressed, which may have ended the reader of stdout too.
     """
     try:
-        with _waits_shown_on(screen):
+        with _show_waits(screen):
             async with stream:
                 named = stream.stream_id
                 if name_first:
@@ -124,22 +124,28 @@ class _WaitHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING or getattr(record, "wait_s", 0.0) >= SHOWN_WAIT_S:
-            with contextlib.suppress(OSError):  # the next event raises it
+            try:
                 self._screen.note(record.getMessage())
+            except OSError:
+                pass  # if stdout is broken, writing the next event raises it
+            except Exception:  # noqa: BLE001  # it must not replace the error that is logged
+                self.handleError(record)
 
 
 @contextlib.contextmanager
-def _waits_shown_on(screen: Output) -> Iterator[None]:
+def _show_waits(screen: Output) -> Iterator[None]:
     """Show why the client waits before it retries a request or resumes a stream."""
     logger, handler = logging.getLogger("tokenwire"), _WaitHandler(screen)
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # a handler of the root logger would write into the answer
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 async def _usage(client: AsyncClient, stream_id: str) -> Usage | None:
