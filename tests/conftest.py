@@ -4,6 +4,7 @@ import atexit
 import gc
 import json
 import os
+import signal
 import sys
 import time
 import urllib.request
@@ -87,6 +88,14 @@ class SimulatorProcess:
             "TOKENWIRE_RETRIES__BASE_S": "0.01",
             "TOKENWIRE_RETRIES__CAP_S": "0.02",
         }
+
+
+@pytest.fixture
+def interruptible():
+    """Restore SIGINT: processes started in the background ignore it, and their children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

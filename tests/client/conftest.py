@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -283,11 +282,8 @@ def no_variables_of_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Restore SIGINT: processes started in the background ignore it, and their children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def commands_can_be_interrupted(interruptible: None) -> None:
+    pass
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 RUN = Path(__file__).parents[2] / "scripts" / "run.py"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_one_command_serves_the_demo_and_its_playground_and_ctrl_c_stops_both():
     with subprocess.Popen(
         [sys.executable, RUN, "127.0.0.1:0", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
